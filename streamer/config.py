@@ -1,0 +1,243 @@
+"""streamer.toml: the models, and the one function that reads them.
+
+Everything that can be told from the file alone is checked here, so that a `Config` that exists is one that makes sense;
+what needs a server is the business of `check`. `${NAME}` in a url is taken from the environment, nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from streamer.errors import ConfigError
+from streamer.model import TableName
+
+DEFAULT_PATH: Final = Path("streamer.toml")
+SOURCE_KINDS: Final = ("postgresql",)
+KINDS: Final = ("postgresql", "sqlite")
+OWN_SCHEMA: Final = "streamer"
+"""The schema that holds what we keep in a database; its tables are never replicated as data."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,24}$")]
+"""A node or sync: it becomes a part of slot, publication and origin names, which allow no more and are 63 bytes long."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Node(_Model):
+    """`[nodes.NAME]`: a database."""
+
+    #: postgresql://user@host/db or sqlite:////path
+    url: str
+    #: how changes are read when the node is a source; auto takes pgoutput from 10 on and wal2json on 9.4 to 9.6
+    capture: Literal["auto", "wal2json", "pgoutput"] = "auto"
+
+    @property
+    def kind(self) -> str:
+        """The engine: one of KINDS."""
+        scheme = urlsplit(self.url).scheme
+        return "postgresql" if scheme == "postgres" else scheme
+
+    @property
+    def path(self) -> Path:
+        """The file of an SQLite node."""
+        return Path(urlsplit(self.url).path.removeprefix("/"))
+
+    @field_validator("url")
+    @classmethod
+    def _known_kind(cls, url: str) -> str:
+        scheme = urlsplit(url).scheme
+        if scheme not in (*KINDS, "postgres"):
+            raise ValueError(f'"{scheme}" is not a kind of url that streamer knows (it knows {", ".join(KINDS)})')
+        if scheme == "sqlite" and not re.match("sqlite:///.", url):
+            raise ValueError("an SQLite url is sqlite:///relative/path or sqlite:////absolute/path")
+        return url
+
+
+class Http(_Model):
+    """`[http]`: where the running daemon answers `status` and Prometheus."""
+
+    #: host:port; loopback only
+    listen: str = "127.0.0.1:9851"
+
+    @field_validator("listen")
+    @classmethod
+    def _loopback(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError("must be 127.0.0.1:PORT, localhost:PORT or [::1]:PORT")
+        return listen
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, as sockets take them."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Sync(_Model):
+    """`[syncs.NAME]`: a replication of a set of tables between nodes."""
+
+    #: nodes whose changes are captured; with two or more, each is a target of the others
+    sources: tuple[Name, ...] = Field(min_length=1)
+    #: nodes that only receive
+    targets: tuple[Name, ...] = ()
+    #: globs over schema.table; a name without a dot means the schema public
+    tables: tuple[str, ...] = Field(min_length=1)
+    #: globs taken out of `tables`
+    exclude: tuple[str, ...] = ()
+    #: whether rows that exist already are copied first
+    copy_rows: Literal["never", "if-empty", "always"] = Field("if-empty", alias="copy")
+    #: tables copied at once
+    copy_jobs: int = Field(2, ge=1, le=64)
+    #: only "continuous" exists in this version
+    run: Literal["continuous"] = "continuous"
+
+    @field_validator("tables", "exclude")
+    @classmethod
+    def _qualified(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not p.strip() for p in patterns):
+            raise ValueError("a pattern is empty; write for example public.*")
+        return tuple(p if "." in p else f"public.{p}" for p in patterns)
+
+    @model_validator(mode="after")
+    def _roles(self) -> Self:
+        nodes = self.sources + self.targets
+        if twice := {n for n in nodes if nodes.count(n) > 1}:
+            raise ValueError(f'node "{min(twice)}" is named twice; a source is a target of the other sources already')
+        if len(nodes) < 2:
+            raise ValueError("there is nothing to replicate to: add a target or a second source")
+        return self
+
+    def selects(self, table: TableName) -> bool:
+        """Whether the patterns choose this table. Globs are those of the shell, case counts, streamer's own never match."""
+        name = str(table)
+        return (
+            table.schema != OWN_SCHEMA
+            and any(fnmatch.fnmatchcase(name, p) for p in self.tables)
+            and not any(fnmatch.fnmatchcase(name, p) for p in self.exclude)
+        )
+
+    def targets_of(self, source: str) -> tuple[str, ...]:
+        """The nodes that receive what `source` captures."""
+        return tuple(n for n in self.sources + self.targets if n != source)
+
+
+class Config(_Model):
+    """A whole streamer.toml."""
+
+    nodes: dict[Name, Node]
+    syncs: dict[Name, Sync]
+    http: Http = Http()
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for name, sync in self.syncs.items():
+            for node in sync.sources + sync.targets:
+                if node not in self.nodes:
+                    raise ValueError(f'syncs.{name}: node "{node}" is not configured{_nearest(node, self.nodes)}')
+            for node in sync.sources:
+                if self.nodes[node].kind not in SOURCE_KINDS:
+                    raise ValueError(f'syncs.{name}: node "{node}" is {self.nodes[node].kind} and can only be a target')
+        slots = [(s, slot_name(name, s)) for name, sync in self.syncs.items() for s in sync.sources]
+        if len(set(slots)) < len(slots):
+            raise ValueError("two streams would share the slot name streamer_SYNC_SOURCE; rename a sync or a node")
+        return self
+
+    def edges(self) -> Iterator[tuple[str, str, str]]:
+        """Every (sync, source, target)."""
+        for name, sync in self.syncs.items():
+            for source in sync.sources:
+                for target in sync.targets_of(source):
+                    yield name, source, target
+
+
+def slot_name(sync: str, source: str) -> str:
+    """The name of a stream's slot and publication."""
+    return f"streamer_{sync}_{source}"
+
+
+def redact(url: str) -> str:
+    """The url without its password and options, for people to read."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")
+    user = host[0].partition(":")[0]
+    return f"{parts.scheme}://{user + '@' if user else ''}{host[2]}{parts.path}"
+
+
+def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the config in the file `path`.
+
+    Raises ConfigError, in one line with the key, for anything that is wrong with it.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f'config file "{path}" does not exist', "write one with: streamer init") from None
+    except IsADirectoryError:
+        raise ConfigError(f'config file "{path}" is a directory', f"name a file, for example: --config {path}/streamer.toml") from None
+    except OSError as error:
+        raise ConfigError(f'config file "{path}" cannot be read: {error.strerror}') from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'config file "{path}" is not UTF-8 (byte {error.start})', "save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f'config file "{path}" is not TOML: {error}') from None
+    if not document:
+        raise ConfigError(f'config file "{path}" is empty', "write one with: streamer init")
+    try:
+        return Config.model_validate(_expand_urls(document, environ))
+    except ValidationError as error:
+        raise ConfigError(f'config file "{path}": {_first_problem(error)}') from None
+
+
+def _expand_urls(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Replace ${NAME} in the urls of the nodes."""
+    nodes = document.get("nodes")
+    for name, node in nodes.items() if isinstance(nodes, dict) else ():
+        if isinstance(node, dict) and isinstance(node.get("url"), str):
+            node["url"] = _expand(node["url"], environ, f"nodes.{name}.url")
+    return document
+
+
+def _expand(text: str, environ: Mapping[str, str], key: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in environ:
+            raise ConfigError(f"{key}: environment variable {match[1]} is not set", f"export {match[1]}=…")
+        return environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first thing pydantic complains of, as one line that names the key. Never the value: it may hold a password."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        return f'unknown key "{key}"{_nearest(str(problem["loc"][-1]), _known_keys(problem["loc"]))}'
+    if problem["type"] == "string_pattern_mismatch":
+        return f"{key}: names are lower-case letters, digits and _, start with a letter and have 25 characters at most"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that could stand beside an unknown one."""
+    model = {1: Config, 2: Http}.get(len(location)) or {"nodes": Node, "syncs": Sync}[str(location[0])]
+    return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def _nearest(word: str, known: Mapping[str, object] | list[str]) -> str:
+    """A hint for a mistyped word."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{match[0]}"?' if match else f"; known: {', '.join(known)}"

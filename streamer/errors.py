@@ -1,0 +1,71 @@
+"""The errors that a user can cause or cure.
+
+    StreamerError
+      UsageError            a command was given something that cannot be done as it stands
+        ConfigError         streamer.toml: the file, a key, a value
+      ConnectError          a node cannot be reached, or refuses us
+      SourceError           the source cannot give what is asked of it
+        SlotError           the slot is missing, or is not the one that progress belongs to
+        DecodeError         a message of the output plugin that we do not understand, or must not trust
+      TargetError           the target cannot take what is given to it
+        SchemaError         a table or column is missing or differs
+        ApplyError          a row was refused
+
+Every message names the object and the rule; `hint` is the remedy: the exact SQL or command. `permanent` says that trying again
+cannot help until a person has acted *and* restarted the stream; everything else is retried with backoff.
+"""
+
+from __future__ import annotations
+
+
+class StreamerError(Exception):
+    """An error for people: `message` names the object and the rule, `hint` the remedy; `str()` is one line of both."""
+
+    permanent = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+        super().__init__(f"{self.message}; {self.hint}" if hint else self.message)
+
+
+class UsageError(StreamerError):
+    """A command was given something that cannot be done as it stands."""
+
+    permanent = True
+
+
+class ConfigError(UsageError):
+    """The config file, one of its keys or values is wrong."""
+
+
+class ConnectError(StreamerError):
+    """A node cannot be reached, refuses us, or has gone away."""
+
+
+class SourceError(StreamerError):
+    """The source cannot give what is asked of it."""
+
+
+class SlotError(SourceError):
+    """The slot is missing, or is not the one that the progress belongs to."""
+
+    permanent = True
+
+
+class DecodeError(SourceError):
+    """A message of the output plugin cannot be read, or must not be trusted."""
+
+    permanent = True
+
+
+class TargetError(StreamerError):
+    """The target cannot take what is given to it."""
+
+
+class SchemaError(TargetError):
+    """A table or column of the target is missing or differs."""
+
+
+class ApplyError(TargetError):
+    """The target refused a row."""

@@ -1,0 +1,211 @@
+"""The values that travel through streamer: positions, relations, changes, transactions.
+
+Per transaction and per relation there are frozen dataclasses; per row there are plain tuples, because a row has a budget of
+a few microseconds. Every column value is PostgreSQL's text output (`str`), `None` for NULL, or `UNCHANGED` for a TOASTed
+column that the WAL does not carry.
+
+The trap: a Relation compares by identity, not by value. A capture makes one object per version of a table, so that everyone
+downstream can keep plans in a dict without hashing columns for every row.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""What PostgreSQL counts its microseconds from, on the wire and in WAL."""
+
+
+class LSN(int):
+    """A WAL position in bytes; `str()` is PostgreSQL's form.
+
+    https://www.postgresql.org/docs/current/datatype-pg-lsn.html
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> LSN:
+        """Return the position written as `16/B374D848`.
+
+        Raises ValueError for anything else.
+        """
+        high, slash, low = text.partition("/")
+        if not slash or len(high) > 8 or len(low) > 8:
+            raise ValueError(f"not an LSN: {text!r}")
+        return cls((int(high, 16) << 32) | int(low, 16))
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+    def __repr__(self) -> str:
+        return f"LSN({self})"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def from_postgres_time(microseconds: int) -> datetime:
+    """Return the moment that lies `microseconds` after 2000-01-01 UTC."""
+    return POSTGRES_EPOCH + timedelta(microseconds=microseconds)
+
+
+def to_postgres_time(moment: datetime) -> int:
+    """Return the microseconds from 2000-01-01 UTC to an aware datetime."""
+    return (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
+
+
+class Unchanged(enum.Enum):
+    """The type of `UNCHANGED`; an enum so that type checkers can narrow on it."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""A column that the change did not touch and the WAL does not carry. Absent is not NULL."""
+
+Value: TypeAlias = str | None | Literal[Unchanged.UNCHANGED]
+Row: TypeAlias = tuple[Value, ...]
+
+
+class Kind(enum.StrEnum):
+    """What a change does to its relation."""
+
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+
+
+class Identity(enum.StrEnum):
+    """A relation's replica identity, as `pg_class.relreplident` spells it.
+
+    https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-REPLICA-IDENTITY
+    """
+
+    DEFAULT = "d"
+    INDEX = "i"
+    FULL = "f"
+    NOTHING = "n"
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A schema-qualified table name, unquoted."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a change, as the capture sees it."""
+
+    name: str
+    type_oid: int
+    #: part of the replica identity (with FULL every column is)
+    identity: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relation:
+    """One version of a table whose changes travel; rows are aligned with `columns`. Compared by identity (see above)."""
+
+    table: TableName
+    columns: tuple[Column, ...]
+    identity: Identity
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(c.name for c in self.columns))
+
+    def __str__(self) -> str:
+        return f'"{self.table}"'
+
+
+Change: TypeAlias = tuple[Kind, Relation, Row | None, Row | None]
+"""(kind, relation, old, new). `old` is the old row where the WAL has it: for a delete always, for an update when the key
+changed or the identity is FULL; its columns that are not in the identity are UNCHANGED. `new` is the row of an insert or
+update. A truncate has neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a transaction was first made: the node, and the position and time of its commit there."""
+
+    node: str
+    position: LSN
+    commit_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A committed transaction of a source.
+
+    `position` is the LSN of its commit record; it is known from the beginning, and tells the transaction from others.
+    `via` is the node that handed it to the source (the source itself if it was made there).
+    """
+
+    position: LSN
+    origin: Origin
+    via: str
+
+
+@dataclass(slots=True)
+class Piece:
+    """A run of consecutive changes of one transaction; most transactions are one piece, a huge one is many.
+
+    `end` is the position just past the transaction's commit, in its last piece; None in the earlier ones.
+    """
+
+    transaction: Transaction
+    changes: list[Change]
+    #: estimated memory in bytes
+    size: int
+    end: LSN | None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The source has nothing more to send up to `position`, and no transaction is open.
+
+    `urgent` says that the source waits for it to be confirmed (it is shutting down, or checks that we live).
+    """
+
+    position: LSN
+    urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlotIdentity:
+    """What progress belongs to: a position means nothing in another cluster, database or slot."""
+
+    system_identifier: str
+    database: str
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Consecutive changes of one origin that a sink writes into one target transaction.
+
+    `position` is what the progress row is set to: every source transaction whose commit record lies before it is in the target.
+    `complete` is False while the last transaction of the group is not whole: the target transaction stays open.
+    """
+
+    origin: Origin
+    via: str
+    changes: Sequence[Change]
+    position: LSN
+    complete: bool
+    transactions: int

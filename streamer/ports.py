@@ -1,0 +1,144 @@
+"""What a stream needs of its two ends. Each method says what returning means; that is the whole contract.
+
+`capture` implements Source, `sinks` implement Sink; neither knows the other, and `stream.py` and `edge.py` know only these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamer.model import LSN, Group, Idle, Piece, SlotIdentity, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """Where a stream's slot stands on its source."""
+
+    identity: SlotIdentity
+    #: everything committed before it has been confirmed, and can not be read again
+    confirmed: LSN
+    #: the end of the source's WAL, flushed
+    current: LSN
+
+
+class Reader(Protocol):
+    """An open stream of changes."""
+
+    def read(self, timeout: float) -> Sequence[Piece | Idle]:
+        """Return what has come, in order, waiting up to `timeout` seconds for something; possibly nothing.
+
+        The server is kept satisfied that we live, also when there is nothing to read. Raises SourceError, ConnectError.
+        """
+
+    def confirm(self, position: LSN) -> None:
+        """Tell the source that it may forget what was committed before `position`. Returning means sent, not received.
+
+        Cheap when nothing is due; call it often, also while waiting for a target. Raises ConnectError.
+        """
+
+
+class Snapshot(Protocol):
+    """A consistent state of the source's tables: all that was committed before `position`, and nothing else."""
+
+    @property
+    def position(self) -> LSN:
+        """Where changes that the snapshot does not hold begin."""
+
+    def rows(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Iterator[bytes]]:
+        """Give the table's rows in blocks of COPY's text format, each block whole rows. May be called from several threads.
+
+        https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
+        """
+
+
+class Source(Protocol):
+    """One stream's reading end."""
+
+    def state(self) -> SlotState:
+        """Return where the slot stands. Raises SlotError if it is missing, ConnectError."""
+
+    def tables(self) -> Sequence[CopyTable]:
+        """Return the tables that the stream carries. Raises ConnectError."""
+
+    def read_from(self, position: LSN) -> AbstractContextManager[Reader]:
+        """Open the stream; transactions committed before `position` may be left out. Raises SourceError, ConnectError."""
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """Hold a consistent state of the tables while the context lasts. Raises SourceError, ConnectError."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTable:
+    """A table of the source and the columns of it that travel (generated ones don't)."""
+
+    table: TableName
+    columns: tuple[str, ...]
+    #: estimated number of rows, for progress bars; 0 if unknown
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a target holds of one edge, read from the target itself."""
+
+    slot: SlotIdentity
+    position: LSN
+    #: tables whose initial copy is whole, with the position of its snapshot: their earlier changes are in it
+    copied: dict[TableName, LSN]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a group did to the target."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    truncated: int = 0
+    #: updates and deletes whose row was not there
+    missing: int = 0
+
+
+class Sink(Protocol):
+    """The writer of one edge: one connection, used by one thread at a time."""
+
+    def open(self) -> Progress | None:
+        """Connect, make sure that no other daemon writes this edge, and return what the target holds of it, None if nothing.
+
+        Raises ConnectError, TargetError.
+        """
+
+    def begin(self, slot: SlotIdentity, position: LSN) -> None:
+        """Record that this edge follows `slot` from `position` on. Returning means durable."""
+
+    def is_empty(self, table: TableName) -> bool:
+        """Return whether the target's table has no rows. Raises SchemaError if there is no such table."""
+
+    def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
+        """Replace the table's rows by those in `blocks` (COPY's text format), record the copy as whole, return the row count.
+
+        One target transaction: either all of it is durable, or nothing. Runs on a connection of its own, so that several
+        threads may load at once where `parallel_loads` says so.
+        """
+
+    def keep(self, table: TableName, position: LSN) -> None:
+        """Record that the table needs no copy: its rows are as of `position` already. Returning means durable."""
+
+    @property
+    def parallel_loads(self) -> bool:
+        """Whether several loads may run at once."""
+
+    def write(self, group: Group) -> Written:
+        """Apply the group and its progress in one target transaction; returning means committed if `group.complete`,
+        else that the transaction stays open for the next group. After an error nothing of it is in the target, and the
+        sink must be closed. Raises ApplyError, SchemaError, ConnectError.
+        """
+
+    def durable(self) -> LSN:
+        """Return the position up to which everything written survives a crash of the target."""
+
+    def close(self) -> None:
+        """Disconnect, undoing an open transaction. Never raises."""

@@ -1,0 +1,168 @@
+"""The net effect of a group: what remains to be written when every key is written once. Pure.
+
+Changes are folded per relation and key into rows to delete, to update and to insert, which a sink writes set-wise in that
+order. What cannot be folded (a changed key, a truncate, a table without a key, a new version of a relation) keeps its place:
+`fold` returns steps, to be applied one after the other.
+
+The trap: two inserts of one key are an error of the target, not something to fold; `fold` raises Unfoldable and the sink
+replays the group row by row, so that the error is the database's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from streamer.model import UNCHANGED, Change, Kind, Relation, Row, TableName
+
+KeyOf: TypeAlias = Callable[[Relation], Sequence[int] | None]
+"""Tells which columns address a row of the relation on the target (by index); None if nothing does."""
+
+Key: TypeAlias = Any
+"""What a row is folded by: one value, or a tuple of several."""
+
+
+class Unfoldable(Exception):
+    """The changes contradict each other and must be replayed one by one to see why."""
+
+
+@dataclass(slots=True)
+class SetWise:
+    """Rows of one relation to delete, then update, then insert. `deletes` are old rows, the others new ones."""
+
+    relation: Relation
+    key: Sequence[int]
+    deletes: dict[Key, Row] = field(default_factory=dict)
+    updates: dict[Key, Row] = field(default_factory=dict)
+    inserts: dict[Key, Row] = field(default_factory=dict)
+
+    def updates_by_columns(self) -> dict[tuple[int, ...], list[Row]]:
+        """Return the updated rows grouped by which columns they carry; the key is always among them."""
+        whole = tuple(range(len(self.relation.columns)))
+        groups: dict[tuple[int, ...], list[Row]] = {}
+        for row in self.updates.values():
+            present = tuple(i for i in whole if row[i] is not UNCHANGED) if UNCHANGED in row else whole
+            groups.setdefault(present, []).append(row)
+        return groups
+
+
+@dataclass(slots=True)
+class RowWise:
+    """Changes to apply one by one, in this order."""
+
+    changes: list[Change] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Truncate:
+    """Relations to empty in one statement: together, because foreign keys may join them."""
+
+    relations: list[Relation]
+
+
+Step: TypeAlias = SetWise | RowWise | Truncate
+
+
+def fold(changes: Iterable[Change], key_of: KeyOf) -> list[Step]:
+    """Return the steps that have the same effect as `changes`.
+
+    Raises Unfoldable if they contradict each other (a key inserted twice).
+    """
+    return _Fold(key_of).run(changes)
+
+
+def merge(row: Row, newer: Row) -> Row:
+    """Return `newer` with its unchanged columns taken from `row`."""
+    if UNCHANGED not in newer:
+        return newer
+    return tuple([old if new is UNCHANGED else new for old, new in zip(row, newer, strict=True)])
+
+
+class _Fold:
+    """The steps so far, and the tables that are still being folded."""
+
+    def __init__(self, key_of: KeyOf) -> None:
+        self._key_of = key_of
+        self._steps: list[Step] = []
+        self._open: dict[Relation, tuple[Callable[[Row], Key] | None, SetWise | RowWise]] = {}
+        self._versions: dict[TableName, Relation] = {}
+
+    def run(self, changes: Iterable[Change]) -> list[Step]:
+        opened = self._open
+        for change in changes:
+            kind, relation, old, new = change
+            key, step = opened.get(relation) or self._enter(relation)
+            if kind is Kind.TRUNCATE:
+                self._truncate(relation)
+            elif isinstance(step, RowWise):
+                step.changes.append(change)
+            elif kind is Kind.UPDATE:
+                assert key is not None and new is not None
+                if old is not None and key(old) != key(new):
+                    self._in_place(change)
+                else:
+                    _update(step, key(new), new)
+            elif kind is Kind.INSERT:
+                assert key is not None and new is not None
+                _insert(step, key(new), new)
+            else:
+                assert key is not None and old is not None
+                _delete(step, key(old), old)
+        self._close()
+        return self._steps
+
+    def _enter(self, relation: Relation) -> tuple[Callable[[Row], Key] | None, SetWise | RowWise]:
+        """Begin to fold a relation; another version of the same table must be written before."""
+        if relation.table in self._versions:
+            self._close()
+        self._versions[relation.table] = relation
+        key = self._key_of(relation)
+        entry = (None, RowWise()) if key is None else (itemgetter(*key), SetWise(relation, key))
+        self._open[relation] = entry
+        return entry
+
+    def _close(self) -> None:
+        """Put down what has been folded so far: what follows must come after it."""
+        for _, step in self._open.values():
+            if isinstance(step, SetWise) and not (step.deletes or step.updates or step.inserts):
+                continue
+            if isinstance(step, RowWise) and not step.changes:
+                continue
+            self._steps.append(step)
+        self._open.clear()
+        self._versions.clear()
+
+    def _truncate(self, relation: Relation) -> None:
+        self._close()
+        if self._steps and isinstance(last := self._steps[-1], Truncate) and relation not in last.relations:
+            last.relations.append(relation)
+        else:
+            self._steps.append(Truncate([relation]))
+
+    def _in_place(self, change: Change) -> None:
+        """A changed key: the row must be updated where it is (columns that only the target has stay), after all before it."""
+        self._close()
+        if self._steps and isinstance(last := self._steps[-1], RowWise):
+            last.changes.append(change)
+        else:
+            self._steps.append(RowWise([change]))
+
+
+def _insert(step: SetWise, key: Key, row: Row) -> None:
+    if key in step.inserts or key in step.updates:
+        raise Unfoldable
+    step.inserts[key] = row
+
+
+def _update(step: SetWise, key: Key, row: Row) -> None:
+    rows = step.inserts if key in step.inserts else step.updates
+    before = rows.get(key)
+    rows[key] = row if before is None else merge(before, row)
+
+
+def _delete(step: SetWise, key: Key, old: Row) -> None:
+    if step.inserts.pop(key, None) is None:
+        step.updates.pop(key, None)
+        step.deletes[key] = old
