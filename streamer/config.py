@@ -11,10 +11,9 @@ import fnmatch
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
@@ -26,6 +25,17 @@ SOURCE_KINDS: Final = ("postgresql",)
 KINDS: Final = ("postgresql", "sqlite")
 OWN_SCHEMA: Final = "streamer"
 """The schema that holds what we keep in a database; its tables are never replicated as data."""
+
+_POSTGRES_URL: Final = re.compile(
+    r"""(?!.*\s) (?!.*%(?!(?!00)[0-9a-fA-F]{2}))   # no spaces; percent signs encode something
+    postgres(?:ql)?://
+    (?:(?P<user>[^:@/]*)(?::[^@/]*)?@)?
+    (?P<place>HOST(?:,HOST)*(?:/[^?@]*)?)
+    (?:\?[^@]*)?""".replace("HOST", r"(?:\[[^]]+]|[^][:,/?@]*)(?::\d*)?"),
+    re.VERBOSE,
+)
+"""https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS. Narrower than libpq, which takes a password
+with a slash for a host and a path, and quotes what it does not understand: error messages would tell the password."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,24}$")]
 """A node or sync: it becomes a part of slot, publication and origin names, which allow no more and are 63 bytes long."""
@@ -46,22 +56,28 @@ class Node(_Model):
     @property
     def kind(self) -> str:
         """The engine: one of KINDS."""
-        scheme = urlsplit(self.url).scheme
-        return "postgresql" if scheme == "postgres" else scheme
+        return "sqlite" if self.url.startswith("sqlite:") else "postgresql"
 
     @property
     def path(self) -> Path:
         """The file of an SQLite node."""
-        return Path(urlsplit(self.url).path.removeprefix("/"))
+        return Path(self.url.removeprefix("sqlite:///"))
 
     @field_validator("url")
     @classmethod
     def _known_kind(cls, url: str) -> str:
-        scheme = urlsplit(url).scheme
-        if scheme not in (*KINDS, "postgres"):
-            raise ValueError(f'"{scheme}" is not a kind of url that streamer knows (it knows {", ".join(KINDS)})')
-        if scheme == "sqlite" and not re.match("sqlite:///.", url):
+        kind, colon, _ = url.partition("://")
+        if not colon:
+            raise ValueError("is not a url; it begins with postgresql:// or sqlite:///")
+        if kind not in (*KINDS, "postgres"):
+            raise ValueError(f'"{kind}" is not a kind of url that streamer knows; it knows {", ".join(KINDS)}')
+        if kind == "sqlite" and not re.match("sqlite:///.", url):
             raise ValueError("an SQLite url is sqlite:///relative/path or sqlite:////absolute/path")
+        if kind != "sqlite" and not _POSTGRES_URL.fullmatch(url):
+            raise ValueError(
+                "is not postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE; "
+                "write % as %25, @ as %40, / as %2F and a space as %20 in user and password"
+            )
         return url
 
 
@@ -75,8 +91,8 @@ class Http(_Model):
     @classmethod
     def _loopback(cls, listen: str) -> str:
         host, _, port = listen.rpartition(":")
-        if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError("must be 127.0.0.1:PORT, localhost:PORT or [::1]:PORT")
+        if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError("must be 127.0.0.1:PORT, localhost:PORT or [::1]:PORT; nothing protects what it serves")
         return listen
 
     @property
@@ -98,9 +114,9 @@ class Sync(_Model):
     #: globs taken out of `tables`
     exclude: tuple[str, ...] = ()
     #: whether rows that exist already are copied first
-    copy_rows: Literal["never", "if-empty", "always"] = Field("if-empty", alias="copy")
+    copy_rows: Literal["never", "if-empty", "always"] = Field(default="if-empty", alias="copy")
     #: tables copied at once
-    copy_jobs: int = Field(2, ge=1, le=64)
+    copy_jobs: int = Field(default=2, ge=1, le=64, strict=True)
     #: only "continuous" exists in this version
     run: Literal["continuous"] = "continuous"
 
@@ -137,8 +153,8 @@ class Sync(_Model):
 class Config(_Model):
     """A whole streamer.toml."""
 
-    nodes: dict[Name, Node]
-    syncs: dict[Name, Sync]
+    nodes: dict[Name, Node] = Field(min_length=1)
+    syncs: dict[Name, Sync] = Field(min_length=1)
     http: Http = Http()
 
     @model_validator(mode="after")
@@ -149,10 +165,19 @@ class Config(_Model):
                     raise ValueError(f'syncs.{name}: node "{node}" is not configured{_nearest(node, self.nodes)}')
             for node in sync.sources:
                 if self.nodes[node].kind not in SOURCE_KINDS:
-                    raise ValueError(f'syncs.{name}: node "{node}" is {self.nodes[node].kind} and can only be a target')
-        slots = [(s, slot_name(name, s)) for name, sync in self.syncs.items() for s in sync.sources]
-        if len(set(slots)) < len(slots):
-            raise ValueError("two streams would share the slot name streamer_SYNC_SOURCE; rename a sync or a node")
+                    raise ValueError(f'syncs.{name}: node "{node}" is {self.nodes[node].kind}, which can only be a target')
+        return self
+
+    @model_validator(mode="after")
+    def _slot_names(self) -> Self:
+        # two nodes may be databases of one cluster, in which slot names are unique
+        streams: dict[str, str] = {}
+        for name, sync in self.syncs.items():
+            for source in sync.sources:
+                slot, stream = slot_name(name, source), f'sync "{name}" from "{source}"'
+                if slot in streams:
+                    raise ValueError(f'{streams[slot]} and {stream} would share the slot "{slot}"; rename one of them')
+                streams[slot] = stream
         return self
 
     def edges(self) -> Iterator[tuple[str, str, str]]:
@@ -170,10 +195,11 @@ def slot_name(sync: str, source: str) -> str:
 
 def redact(url: str) -> str:
     """The url without its password and options, for people to read."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")
-    user = host[0].partition(":")[0]
-    return f"{parts.scheme}://{user + '@' if user else ''}{host[2]}{parts.path}"
+    if url.startswith("sqlite:"):
+        return url
+    match = _POSTGRES_URL.fullmatch(url)
+    user, place = match.group("user", "place") if match else ("", "")
+    return f"postgresql://{user + '@' if user else ''}{place}"
 
 
 def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] = os.environ) -> Config:
@@ -182,13 +208,15 @@ def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] = os.environ) -> 
     Raises ConfigError, in one line with the key, for anything that is wrong with it.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f'config file "{path}" does not exist', "write one with: streamer init") from None
     except IsADirectoryError:
-        raise ConfigError(f'config file "{path}" is a directory', f"name a file, for example: --config {path}/streamer.toml") from None
+        raise ConfigError(
+            f'config file "{path}" is a directory', f"name a file, for example: --config {path}/streamer.toml"
+        ) from None
     except OSError as error:
-        raise ConfigError(f'config file "{path}" cannot be read: {error.strerror}') from None
+        raise ConfigError(f'config file "{path}" cannot be read: {error.strerror}', "check its owner and mode") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f'config file "{path}" is not UTF-8 (byte {error.start})', "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
@@ -216,28 +244,42 @@ def _expand(text: str, environ: Mapping[str, str], key: str) -> str:
             raise ConfigError(f"{key}: environment variable {match[1]} is not set", f"export {match[1]}=…")
         return environ[match[1]]
 
-    return re.sub(r"\$\{(\w+)\}", value, text)
+    return re.sub(r"\$\{([^}]*)\}", value, text)
+
+
+_RULES: Final = {
+    "missing": "is missing",
+    "too_short": "is empty; name at least one",
+    "tuple_type": 'must be a list, like ["a", "b"]',
+    "dict_type": "must hold tables, like [{key}.NAME]",
+    "model_type": "must be a table, [{key}]",
+    "string_pattern_mismatch": "names are lower-case letters, digits and _, start with a letter and have 25 characters at most",
+}
+"""What to say instead of pydantic's words, by its error type."""
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first thing pydantic complains of, as one line that names the key. Never the value: it may hold a password."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    """One thing that pydantic complains of, as one line that names the key. Never the value: it may hold a password."""
+    problems = error.errors(include_url=False, include_input=False)
+    # a mistyped key may be missing as well
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(part for part in problem["loc"] if isinstance(part, str) and part != "[key]")
     if problem["type"] == "extra_forbidden":
         return f'unknown key "{key}"{_nearest(str(problem["loc"][-1]), _known_keys(problem["loc"]))}'
-    if problem["type"] == "string_pattern_mismatch":
-        return f"{key}: names are lower-case letters, digits and _, start with a letter and have 25 characters at most"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = _RULES.get(problem["type"], message).replace("{key}", key)
     return f"{key}: {message}" if key else message
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """The keys that could stand beside an unknown one."""
-    model = {1: Config, 2: Http}.get(len(location)) or {"nodes": Node, "syncs": Sync}[str(location[0])]
+    models: dict[str, type[_Model]] = {"nodes": Node, "syncs": Sync, "http": Http}
+    model = models[str(location[0])] if len(location) > 1 else Config
     return [f.alias or name for name, f in model.model_fields.items()]
 
 
-def _nearest(word: str, known: Mapping[str, object] | list[str]) -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a mistyped word."""
-    match = difflib.get_close_matches(word, list(known), n=1)
+    known = list(known)
+    match = difflib.get_close_matches(word, known, n=1)
     return f'; did you mean "{match[0]}"?' if match else f"; known: {', '.join(known)}"

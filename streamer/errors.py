@@ -10,6 +10,7 @@
       TargetError           the target cannot take what is given to it
         SchemaError         a table or column is missing or differs
         ApplyError          a row was refused
+      InternalError         a bug of ours
 
 Every message names the object and the rule; `hint` is the remedy: the exact SQL or command. `permanent` says that trying again
 cannot help until a person has acted *and* restarted the stream; everything else is retried with backoff.
@@ -69,3 +70,12 @@ class SchemaError(TargetError):
 
 class ApplyError(TargetError):
     """The target refused a row."""
+
+
+class InternalError(StreamerError):
+    """Something happened that we did not think of."""
+
+    permanent = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "please report it together with the log")

@@ -11,6 +11,7 @@ downstream can keep plans in a dict without hashing columns for every row.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,9 @@ from typing import Final, Literal, TypeAlias
 
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """What PostgreSQL counts its microseconds from, on the wire and in WAL."""
+
+
+_LSN_TEXT: Final = re.compile("([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 class LSN(int):
@@ -34,10 +38,10 @@ class LSN(int):
 
         Raises ValueError for anything else.
         """
-        high, slash, low = text.partition("/")
-        if not slash or len(high) > 8 or len(low) > 8:
+        match = _LSN_TEXT.fullmatch(text)
+        if match is None:
             raise ValueError(f"not an LSN: {text!r}")
-        return cls((int(high, 16) << 32) | int(low, 16))
+        return cls((int(match[1], 16) << 32) | int(match[2], 16))
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
@@ -71,7 +75,7 @@ class Unchanged(enum.Enum):
 UNCHANGED: Final = Unchanged.UNCHANGED
 """A column that the change did not touch and the WAL does not carry. Absent is not NULL."""
 
-Value: TypeAlias = str | None | Literal[Unchanged.UNCHANGED]
+Value: TypeAlias = str | Literal[Unchanged.UNCHANGED] | None
 Row: TypeAlias = tuple[Value, ...]
 
 
@@ -131,6 +135,44 @@ class Relation:
 
     def __str__(self) -> str:
         return f'"{self.table}"'
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDefinition:
+    """A column as the source's catalog defines it."""
+
+    name: str
+    #: as format_type() writes it, modifiers included
+    type_name: str
+    type_oid: int
+    not_null: bool
+    #: the expression of the default, or of the generation
+    default: str | None
+    #: `pg_attribute.attidentity`: not an identity column, ALWAYS, BY DEFAULT
+    identity: Literal["", "a", "d"]
+    generated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableDefinition:
+    """A table as the source's catalog defines it: what a missing target table is made from."""
+
+    table: TableName
+    columns: tuple[ColumnDefinition, ...]
+    primary_key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """A statement that makes one object of a PostgreSQL target. A detail belongs to a table that was made just before."""
+
+    kind: Literal["schema", "extension", "type", "sequence", "table", "foreign key", "detail"]
+    name: TableName
+    statement: str
+    #: the object, for people
+    what: str
+    #: whether the tables would be of no use without it
+    required: bool = True
 
 
 Change: TypeAlias = tuple[Kind, Relation, Row | None, Row | None]
@@ -196,6 +238,18 @@ class SlotIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeName:
+    """What tells an edge from all others, and what its progress is kept under."""
+
+    sync: str
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.sync}: {self.source} -> {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Consecutive changes of one origin that a sink writes into one target transaction.
 
@@ -204,7 +258,6 @@ class Group:
     """
 
     origin: Origin
-    via: str
     changes: Sequence[Change]
     position: LSN
     complete: bool

@@ -61,7 +61,7 @@ class Source(Protocol):
         """Return where the slot stands. Raises SlotError if it is missing, ConnectError."""
 
     def tables(self) -> Sequence[CopyTable]:
-        """Return the tables that the stream carries. Raises ConnectError."""
+        """Return the tables that the sync selects. Raises ConnectError."""
 
     def read_from(self, position: LSN) -> AbstractContextManager[Reader]:
         """Open the stream; transactions committed before `position` may be left out. Raises SourceError, ConnectError."""
@@ -76,8 +76,12 @@ class CopyTable:
 
     table: TableName
     columns: tuple[str, ...]
+    #: the types of `columns`: what a sink of another engine converts by
+    type_oids: tuple[int, ...]
     #: estimated number of rows, for progress bars; 0 if unknown
     rows: int
+    #: whether the stream carries its changes: a table made after `setup` is selected, but not yet carried
+    carried: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +118,17 @@ class Sink(Protocol):
     def begin(self, slot: SlotIdentity, position: LSN) -> None:
         """Record that this edge follows `slot` from `position` on. Returning means durable."""
 
+    def has(self, table: TableName) -> bool:
+        """Return whether the target has this table."""
+
     def is_empty(self, table: TableName) -> bool:
         """Return whether the target's table has no rows. Raises SchemaError if there is no such table."""
 
     def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
         """Replace the table's rows by those in `blocks` (COPY's text format), record the copy as whole, return the row count.
 
-        One target transaction: either all of it is durable, or nothing. Runs on a connection of its own, so that several
+        One target transaction: either all of it is durable, or nothing, and nothing if the target took another number of rows than
+        were sent. Runs on a connection of its own, so that several
         threads may load at once where `parallel_loads` says so.
         """
 

@@ -1,0 +1,180 @@
+"""A target in memory, for tests of what stands before the sinks: the contract of ports.Sink, and faults on demand.
+
+A `MemoryDatabase` outlives its sinks, as a file or a server does; `fail_next`, `gate` and `flushed` make it fail, block
+and lag. Changes are applied one by one in source order, so that it also serves as the oracle of what a group must do.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from streamer.errors import ApplyError, ConnectError, SchemaError
+from streamer.model import LSN, UNCHANGED, Change, EdgeName, Group, Identity, Kind, Relation, Row, SlotIdentity, TableName
+from streamer.ports import CopyTable, Progress, Written
+from streamer.sinks.copytext import parse
+
+Record = dict[str, str | None]
+
+
+@dataclass
+class MemoryTable:
+    """A table: columns, a primary key and other unique keys, rows. Generated columns are computed from the row."""
+
+    columns: tuple[str, ...]
+    key: tuple[str, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
+    generated: dict[str, Callable[[Record], str | None]] = field(default_factory=dict)
+    rows: list[Record] = field(default_factory=list)
+
+
+class MemoryDatabase:
+    """What is durable, the faults to come, and the groups that were written."""
+
+    def __init__(self) -> None:
+        self.tables: dict[TableName, MemoryTable] = {}
+        self.progress: dict[EdgeName, Progress] = {}
+        self.writers: set[EdgeName] = set()
+        self.groups: list[Group] = []
+        #: write() waits until it is set
+        self.gate = threading.Event()
+        self.gate.set()
+        #: durable() does not go past it; None: whatever is committed is flushed
+        self.flushed: LSN | None = None
+        self._faults: dict[str, list[Exception]] = {}
+
+    def fail_next(self, method: str, error: Exception) -> None:
+        """Let the next call of `open`, `load`, `write` or `commit` raise `error`; several wait in line."""
+        self._faults.setdefault(method, []).append(error)
+
+    def meet_fault(self, method: str) -> None:
+        """Raise the error that waits for `method`, if any."""
+        if waiting := self._faults.get(method):
+            raise waiting.pop(0)
+
+
+class MemorySink:
+    """Implements ports.Sink over a MemoryDatabase."""
+
+    parallel_loads = False
+
+    def __init__(self, edge: EdgeName, database: MemoryDatabase) -> None:
+        self._edge = edge
+        self._database = database
+        self._open_tables: dict[TableName, MemoryTable] | None = None
+        self._is_open = False
+
+    def open(self) -> Progress | None:
+        self._database.meet_fault("open")
+        if self._edge in self._database.writers:
+            raise ConnectError(f"edge {self._edge} is written by another sink")
+        self._database.writers.add(self._edge)
+        self._is_open = True
+        return copy.deepcopy(self._database.progress.get(self._edge))
+
+    def begin(self, slot: SlotIdentity, position: LSN) -> None:
+        self._database.progress[self._edge] = Progress(slot, position, {})
+
+    def has(self, table: TableName) -> bool:
+        return table in self._database.tables
+
+    def is_empty(self, table: TableName) -> bool:
+        return not _table(self._database.tables, table).rows
+
+    def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
+        self._database.meet_fault("load")
+        target = copy.deepcopy(_table(self._database.tables, table.table))
+        target.rows.clear()
+        rows = [dict(zip(table.columns, row, strict=True)) for block in blocks for row in parse(block)]
+        for row in rows:
+            _put(target, table.table, row)
+        self._database.tables[table.table] = target
+        self.keep(table.table, position)
+        return len(rows)
+
+    def keep(self, table: TableName, position: LSN) -> None:
+        self._database.progress[self._edge].copied[table] = position
+
+    def write(self, group: Group) -> Written:
+        self._database.gate.wait()
+        self._database.meet_fault("write")
+        if self._open_tables is None:
+            self._open_tables = copy.deepcopy(self._database.tables)
+        done = Counter(_apply(self._open_tables, change) for change in group.changes)
+        if group.complete:
+            self._commit(group)
+        self._database.groups.append(group)
+        return Written(**done)
+
+    def _commit(self, group: Group) -> None:
+        self._database.meet_fault("commit")
+        assert self._open_tables is not None
+        self._database.tables, self._open_tables = self._open_tables, None
+        before = self._database.progress[self._edge]
+        self._database.progress[self._edge] = Progress(before.slot, group.position, before.copied)
+
+    def durable(self) -> LSN:
+        committed = self._database.progress[self._edge].position
+        return committed if self._database.flushed is None else min(committed, self._database.flushed)
+
+    def close(self) -> None:
+        self._open_tables = None
+        if self._is_open:
+            self._database.writers.discard(self._edge)
+            self._is_open = False
+
+
+def _table(tables: dict[TableName, MemoryTable], name: TableName) -> MemoryTable:
+    if name not in tables:
+        raise SchemaError(f'there is no table "{name}" on the target', "run: streamer setup")
+    return tables[name]
+
+
+def _apply(tables: dict[TableName, MemoryTable], change: Change) -> str:
+    """Apply one change; return the field of Written that it counts for."""
+    kind, relation, old, new = change
+    table = _table(tables, relation.table)
+    for name in relation.names:
+        if name not in table.columns:
+            raise SchemaError(f'table "{relation.table}" has no column "{name}" on the target')
+    if kind is Kind.TRUNCATE:
+        table.rows.clear()
+        return "truncated"
+    if kind is Kind.INSERT:
+        assert new is not None
+        _put(table, relation.table, _record(relation, new))
+        return "inserted"
+    found = _find(table, relation, old or new or ())
+    if found is None:
+        return "missing"
+    table.rows.remove(found)
+    if kind is Kind.UPDATE and new is not None:
+        _put(table, relation.table, found | _record(relation, new))
+    return "updated" if kind is Kind.UPDATE else "deleted"
+
+
+def _record(relation: Relation, row: Row) -> Record:
+    return {name: v for name, v in zip(relation.names, row, strict=True) if v is not UNCHANGED}
+
+
+def _find(table: MemoryTable, relation: Relation, row: Row) -> Record | None:
+    wanted = {n: v for n, v in _record(relation, row).items() if n not in table.generated}
+    by_key = {c.name for c in relation.columns if c.identity} if relation.identity is not Identity.FULL else set(table.key)
+    if by_key:
+        wanted = {n: v for n, v in wanted.items() if n in by_key}
+    return next((r for r in table.rows if all(r[n] == v for n, v in wanted.items())), None)
+
+
+def _put(table: MemoryTable, name: TableName, row: Record) -> None:
+    """Add a row, unless it breaks a key."""
+    whole = dict.fromkeys(table.columns) | row
+    whole |= {column: compute(whole) for column, compute in table.generated.items()}
+    for key in (table.key, *table.unique) if table.key else table.unique:
+        values = [whole[c] for c in key]
+        if None not in values and any([r[c] for c in key] == values for r in table.rows):
+            shown = ", ".join(f"{c} = {whole[c]!r}" for c in table.key or key)
+            raise ApplyError(f'table "{name}" refused the row with {shown}: {", ".join(key)} is not unique')
+    table.rows.append(whole)

@@ -1,0 +1,220 @@
+"""What is particular to the SQLite sink: the file, its locks and errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from streamer.errors import ConnectError, TargetError
+from streamer.model import (
+    LSN,
+    Column,
+    ColumnDefinition,
+    EdgeName,
+    Group,
+    Identity,
+    Kind,
+    Origin,
+    Relation,
+    SlotIdentity,
+    TableDefinition,
+    TableName,
+)
+from streamer.sinks.sqlite import SqliteSink
+from streamer.sinks.sqlite_ddl import create_table
+
+EDGE = EdgeName("shop", "a", "file")
+SLOT = SlotIdentity("7123", "shop", "streamer_shop_a")
+ITEMS = TableDefinition(
+    TableName("public", "items"),
+    (
+        ColumnDefinition("id", "integer", 23, True, None, "", False),
+        ColumnDefinition("note", "text", 25, False, None, "", False),
+    ),
+    ("id",),
+)
+RELATION = Relation(ITEMS.table, (Column("id", 23, True), Column("note", 25, False)), Identity.DEFAULT)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file:odd name?#%.sqlite"
+
+
+def sink_of(path: Path, edge: EdgeName = EDGE) -> SqliteSink:
+    return SqliteSink(edge, path, busy_timeout=0.05)
+
+
+@contextmanager
+def opened(path: Path, edge: EdgeName = EDGE) -> Iterator[SqliteSink]:
+    sink = sink_of(path, edge)
+    try:
+        sink.open()
+        yield sink
+    finally:
+        sink.close()
+
+
+def group(row: str, to: int, *, complete: bool = True) -> Group:
+    origin = Origin("a", LSN(to - 1), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    return Group(origin, [(Kind.INSERT, RELATION, None, (row, "x"))], LSN(to), complete, 1)
+
+
+def make_items(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(create_table(ITEMS))
+
+
+def query(path: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def tables(path: Path) -> set[object]:
+    return {row[0] for row in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_opening_makes_the_file_in_wal_mode_with_our_tables(path: Path) -> None:
+    with opened(path):
+        assert query(path, "PRAGMA journal_mode") == [("wal",)]
+        assert tables(path) == {"streamer_progress", "streamer_copy"}
+
+
+def test_the_progress_row_tells_where_the_last_transaction_was_made(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        sink.write(group("1", 200))
+    columns = "sync, source, target, slot, position, origin, origin_position, origin_time"
+    row = ("shop", "a", "file", SLOT.slot, "0/C8", "a", "0/C7", "2026-01-02T03:04:05+00:00")
+    assert query(path, f"SELECT {columns} FROM streamer_progress") == [row]
+
+
+def test_several_edges_share_a_file(path: Path) -> None:
+    other = EdgeName("shop", "b", "file")
+    make_items(path)
+    with opened(path) as first, opened(path, other) as second:
+        first.begin(SLOT, LSN(100))
+        second.begin(SLOT, LSN(500))
+        first.write(group("1", 200))
+        second.write(group("2", 600))
+        first.write(group("3", 300))
+        assert (first.durable(), second.durable()) == (LSN(300), LSN(600))
+    assert query(path, "SELECT id FROM items") == [(1,), (2,), (3,)]
+
+
+def test_a_position_moved_by_another_daemon_stops_this_one(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE streamer_progress SET position = '0/FF'")
+        with pytest.raises(TargetError, match=r"shop: a -> file.*not where this daemon left it"):
+            sink.write(group("1", 200))
+    assert query(path, "SELECT count(*) FROM items") == [(0,)]
+
+
+def test_an_edge_is_begun_once(path: Path) -> None:
+    with opened(path) as first, opened(path) as second:
+        first.begin(SLOT, LSN(100))
+        with pytest.raises(TargetError, match="shop: a -> file"):
+            second.begin(SLOT, LSN(100))
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_is_not_let_go_is_an_error_that_passes(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        sink.begin(SLOT, LSN(100))
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TargetError, match=r"is locked by another program.*fuser") as caught:
+            sink.write(group("1", 200))
+        assert not caught.value.permanent
+        other.execute("ROLLBACK")
+    with opened(path) as sink:
+        sink.write(group("1", 200))
+    assert query(path, "SELECT id FROM items") == [(1,)]
+
+
+def test_a_reader_neither_blocks_nor_sees_half(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        sink.begin(SLOT, LSN(100))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
+        sink.write(group("1", 150, complete=False))
+        sink.write(group("2", 200))
+        assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
+        reader.execute("COMMIT")
+        assert reader.execute("SELECT count(*) FROM items").fetchone() == (2,)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    with pytest.raises(ConnectError, match=f'node "file": directory "{missing}" does not exist; mkdir -p'):
+        sink_of(missing / "x.sqlite").open()
+
+
+def test_a_directory_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConnectError, match=r'node "file": file ".*" cannot be written'):
+        sink_of(tmp_path).open()
+
+
+def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
+    path.write_text("hello, " * 1000)
+    with pytest.raises(ConnectError, match=r'node "file".*not a database.*nodes\.file\.url'):
+        sink_of(path).open()
+    assert path.read_text() == "hello, " * 1000
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody for a while, if we are root, for whom nothing is read-only."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_a_file_that_we_may_not_write_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "x.sqlite")
+        make_items(path)
+        path.chmod(0o444)
+        Path(directory).chmod(0o555)
+        with unprivileged(), pytest.raises(ConnectError, match=r'node "file".*cannot be written.*right to write'):
+            sink_of(path).open()
+        Path(directory).chmod(0o755)
+
+
+def test_a_full_disk_is_an_error_that_passes(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        sink._open.execute("PRAGMA max_page_count = 1")  # not below what the file has: it is full now
+        big: Group = group("1", 200)
+        wide = Group(big.origin, [(Kind.INSERT, RELATION, None, ("1", "x" * 1_000_000))], LSN(200), True, 1)
+        with pytest.raises(TargetError, match=r"full.*make room") as caught:
+            sink.write(wide)
+        assert not caught.value.permanent
+    assert query(path, "SELECT count(*) FROM items") == [(0,)]
+
+
+def test_a_sink_that_is_not_open_says_so(path: Path) -> None:
+    with pytest.raises(ConnectError, match="not open"):
+        sink_of(path).write(group("1", 200))
