@@ -1,0 +1,183 @@
+"""What a source looks like: its tables, keys, replica identities and partitions, read from the system catalogs.
+
+One query a server version, read once per session of a stream and once per command; the rest of the code sees dataclasses.
+The trap: the catalog shows the tables of now, the WAL those of then; decoders compare names and ask again when they differ.
+
+https://www.postgresql.org/docs/current/catalogs.html
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from streamer.model import Column, ColumnDefinition, Identity, Relation, TableDefinition, TableName
+from streamer.session import Connection, version
+
+PARTITIONED = 100000  # declarative partitioning and identity columns: version 10
+INCLUDED = 110000  # columns that an index only carries: version 11
+GENERATED = 120000  # generated columns: version 12
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """A table that a sync selects, as it is on the source."""
+
+    definition: TableDefinition
+    identity: Identity
+    #: the columns of the replica identity; all of them with FULL, none with NOTHING
+    identity_columns: tuple[str, ...]
+    #: the tables that hold its rows, if it is partitioned
+    leaves: tuple[TableName, ...]
+    #: estimated number of rows
+    rows: int
+    partitioned: bool = False
+
+    @property
+    def table(self) -> TableName:
+        """Its name."""
+        return self.definition.table
+
+    @property
+    def travelling(self) -> tuple[ColumnDefinition, ...]:
+        """The columns whose values are replicated: all but generated ones."""
+        return tuple(c for c in self.definition.columns if not c.generated)
+
+    def relation(self) -> Relation:
+        """The table as the relation of a change."""
+        columns = (Column(c.name, c.type_oid, c.name in self.identity_columns) for c in self.travelling)
+        return Relation(self.table, tuple(columns), self.identity)
+
+
+def read_tables(connection: Connection, selects: Callable[[TableName], bool]) -> list[SourceTable]:
+    """Return the tables that `selects` chooses, by name; a selected table's partitions belong to it and are not listed."""
+    partitioned = version(connection) >= PARTITIONED
+    rows = connection.execute(_TABLES_10 if partitioned else _TABLES_94).fetchall()
+    parents = {row[0]: row[7] for row in rows if row[7] is not None}
+    chosen = {row[0]: row for row in rows if selects(TableName(row[1], row[2]))}
+    tops = {oid: row for oid, row in chosen.items() if not _ancestors(oid, parents) & chosen.keys()}
+    names = {row[0]: TableName(row[1], row[2]) for row in rows}
+    leaves: dict[int, list[TableName]] = defaultdict(list)
+    for oid, _, _, relkind, *_ in rows:
+        for top in (_ancestors(oid, parents) & tops.keys()) if relkind == "r" else ():
+            leaves[top].append(names[oid])
+    columns = _read_columns(connection, list(tops))
+    keys = _read_keys(connection, list(tops))
+    return [
+        _source_table(row, columns.get(oid, []), keys.get(oid, {}), leaves[oid])
+        for oid, row in sorted(tops.items(), key=lambda item: (item[1][1], item[1][2]))
+    ]
+
+
+def generated_columns(connection: Connection, table: TableName) -> set[str]:
+    """Return the names of the table's generated columns as they are now."""
+    if version(connection) < GENERATED:
+        return set()
+    return {name for (name,) in connection.execute(_GENERATED, [table.schema, table.name])}
+
+
+def _ancestors(oid: int, parents: dict[int, int]) -> set[int]:
+    found: set[int] = set()
+    while (parent := parents.get(oid)) is not None:
+        found.add(parent)
+        oid = parent
+    return found
+
+
+def _source_table(
+    row: tuple[object, ...],
+    columns: list[ColumnDefinition],
+    keys: dict[str, tuple[str, ...]],
+    leaves: Iterable[TableName],
+) -> SourceTable:
+    _, schema, name, relkind, identity, _, estimate, _ = row
+    kind = Identity(str(identity))
+    identity_columns = {
+        Identity.DEFAULT: keys.get("default", ()),
+        Identity.INDEX: keys.get("identity", ()),
+        Identity.FULL: tuple(c.name for c in columns),
+        Identity.NOTHING: (),
+    }[kind]
+    if not identity_columns:
+        kind = Identity.NOTHING
+    return SourceTable(
+        TableDefinition(TableName(str(schema), str(name)), tuple(columns), keys.get("primary", ())),
+        kind,
+        identity_columns,
+        tuple(leaves),
+        max(int(str(estimate)), 0),
+        partitioned=relkind == "p",
+    )
+
+
+def _read_columns(connection: Connection, oids: list[int]) -> dict[int, list[ColumnDefinition]]:
+    number = version(connection)
+    sql = _COLUMNS.format(
+        identity="a.attidentity::text" if number >= PARTITIONED else "''",
+        generated="a.attgenerated::text" if number >= GENERATED else "''",
+    )
+    found: dict[int, list[ColumnDefinition]] = defaultdict(list)
+    for oid, *column in connection.execute(sql, [oids]):
+        name, type_name, type_oid, not_null, default, identity, generated = column
+        definition = ColumnDefinition(name, type_name, type_oid, not_null, default, identity, bool(generated))
+        found[oid].append(definition)
+    return found
+
+
+def _read_keys(connection: Connection, oids: list[int]) -> dict[int, dict[str, tuple[str, ...]]]:
+    """The columns of the primary key, the default identity and the replica identity index, by table."""
+    sql = _KEYS.format(count="i.indnkeyatts" if version(connection) >= INCLUDED else "i.indnatts")
+    found: dict[int, dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for oid, is_primary, is_immediate, is_identity, columns in connection.execute(sql, [oids]):
+        if is_primary:
+            found[oid]["primary"] = tuple(columns)
+        if is_primary and is_immediate:  # a deferrable key identifies nothing
+            found[oid]["default"] = tuple(columns)
+        if is_identity:
+            found[oid]["identity"] = tuple(columns)
+    return found
+
+
+_TABLES_94 = """
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
+       c.reltuples::bigint, NULL::bigint
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+"""
+
+_TABLES_10 = """
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
+       c.reltuples::bigint, CASE WHEN c.relispartition THEN i.inhparent::bigint END
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+"""
+
+_COLUMNS = """
+SELECT a.attrelid::bigint, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.attnotnull,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid), {identity}, {generated}
+FROM pg_catalog.pg_attribute a
+LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
+"""
+
+_GENERATED = """
+SELECT a.attname
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND a.attgenerated <> '' AND NOT a.attisdropped
+"""
+
+# indkey is an int2vector, which counts from 0
+_KEYS = """
+SELECT i.indrelid::bigint, i.indisprimary, i.indimmediate, i.indisreplident,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.generate_series(0, {count} - 1) AS k(n)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
+             ORDER BY k.n)
+FROM pg_catalog.pg_index i
+WHERE i.indrelid = ANY(%s) AND i.indisvalid AND (i.indisprimary OR i.indisreplident)
+"""

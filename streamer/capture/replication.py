@@ -1,0 +1,164 @@
+"""The streaming replication protocol on `psycopg.pq`: frames in, standby status updates out. It knows nothing of plugins.
+
+psycopg has no replication cursor; libpq's COPY_BOTH is all that is needed. Everything is non-blocking with `select`: a blocking
+libpq call would hold the GIL and stop the writers. The trap: `get_copy_data` must be drained until it gives nothing before
+more is read from the socket, else libpq's buffer grows without bound.
+
+https://www.postgresql.org/docs/current/protocol-replication.html
+"""
+
+from __future__ import annotations
+
+import select
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from streamer.errors import ConnectError, StreamerError
+from streamer.model import LSN, POSTGRES_EPOCH
+from streamer.session import Connection
+
+REPORT_WHEN_MOVED: Final = 0.1
+"""Seconds between status updates while the confirmed position moves."""
+REPORT_ALWAYS: Final = 5.0
+"""Seconds after which one is sent in any case; far below a third of any sensible wal_sender_timeout."""
+
+_STATUS: Final = struct.Struct(">cQQQqB")
+_KEEPALIVE: Final = struct.Struct(">xQqB")
+_WAL_HEADER: Final = 25
+"""Bytes before the payload: 'w', start, end, time."""
+_EPOCH: Final = POSTGRES_EPOCH.timestamp()
+
+
+class Keepalive(NamedTuple):
+    """The server has sent everything up to `position`; `reply` asks to be answered at once."""
+
+    position: LSN
+    reply: bool
+
+
+class ReplicationStream:
+    """An open COPY_BOTH stream of a slot. `explain` turns a server's complaint into an error for people."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        slot: str,
+        position: LSN,
+        options: Mapping[str, str],
+        explain: Callable[[str], StreamerError],
+    ) -> None:
+        self._connection = connection
+        self._pq = connection.pgconn
+        self._explain = explain
+        self._confirmed = position
+        self._received = position
+        self._reported = LSN(0)
+        self._reported_at = 0.0
+        self._reply_due = True
+        listed = ", ".join(f"{_quote_name(name)} {_quote_text(value)}" for name, value in options.items())
+        self._start(f"START_REPLICATION SLOT {_quote_name(slot)} LOGICAL {position} ({listed})")
+
+    def _start(self, command: str) -> None:
+        self._pq.send_query(command.encode())
+        self._flush()
+        while self._pq.is_busy():
+            self._wait_readable(None)
+            self._pq.consume_input()
+        result = self._pq.get_result()
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise self._explain(_complaint(result, self._pq))
+
+    def frames(self, limit: int) -> Iterator[bytes | Keepalive]:
+        """Yield what libpq holds: payloads of the plugin and keepalives, until there is no more or `limit` bytes have come.
+
+        Raises what `explain` makes of the server's complaint, ConnectError if the stream has ended.
+        """
+        get = self._pq.get_copy_data
+        while limit > 0:
+            length, data = get(1)
+            if length <= 0:
+                if length < 0:
+                    raise self._ended()
+                return
+            limit -= length
+            # bytes(): the memory is libpq's, and gone with the next call
+            if data[0] == 119:  # w
+                yield bytes(data[_WAL_HEADER:])
+            elif data[0] == 107:  # k
+                position, _, reply = _KEEPALIVE.unpack(data)
+                self._received = max(self._received, LSN(position))
+                self._reply_due = self._reply_due or bool(reply)
+                yield Keepalive(LSN(position), bool(reply))
+
+    def wait(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for the server to send something, and take it in."""
+        if self._wait_readable(timeout):
+            try:
+                self._pq.consume_input()
+            except psycopg.OperationalError as error:
+                raise self._explain(str(error)) from None
+
+    def confirm(self, position: LSN) -> None:
+        """Let the server forget what lies before `position` (never backwards), and show that we live, when either is due."""
+        if position > self._confirmed:
+            self._confirmed = position
+        self._received = max(self._received, self._confirmed)
+        waited = time.monotonic() - self._reported_at
+        moved = self._confirmed > self._reported and waited >= REPORT_WHEN_MOVED
+        if moved or self._reply_due or waited >= REPORT_ALWAYS:
+            self._report()
+
+    def _report(self) -> None:
+        now = int((time.time() - _EPOCH) * 1_000_000)
+        message = _STATUS.pack(b"r", self._received, self._confirmed, self._confirmed, now, 0)
+        try:
+            self._pq.put_copy_data(message)
+            self._flush()
+        except psycopg.OperationalError as error:
+            raise self._explain(str(error)) from None
+        self._reported = self._confirmed
+        self._reported_at = time.monotonic()
+        self._reply_due = False
+
+    def finish(self) -> None:
+        """Send what was confirmed once more, and disconnect."""
+        try:
+            if self._pq.status == pq.ConnStatus.OK:
+                self._report()
+        except StreamerError:
+            pass  # the server has gone already; what it has not heard it will send again
+        finally:
+            self._connection.close()
+
+    def _flush(self) -> None:
+        while self._pq.flush():
+            select.select([], [self._pq.socket], [], 1.0)
+
+    def _wait_readable(self, timeout: float | None) -> bool:
+        ready, _, _ = select.select([self._pq.socket], [], [], timeout)
+        return bool(ready)
+
+    def _ended(self) -> StreamerError:
+        """Why the stream is over: only the final result has the server's error."""
+        result = self._pq.get_result()
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            return self._explain(_complaint(result, self._pq))
+        return ConnectError("the source ended the stream", "streamer connects again by itself")
+
+
+def _complaint(result: pq.abc.PGresult | None, connection: pq.abc.PGconn) -> str:
+    message = result.error_message if result is not None else b""
+    return (message or connection.error_message).decode(errors="replace").strip()
+
+
+def _quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _quote_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

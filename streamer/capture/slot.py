@@ -1,0 +1,198 @@
+"""The slot capture: a stream's reading end on a logical replication slot, with either output plugin.
+
+`SlotSource` answers what the stream asks between sessions (where does the slot stand, which tables, a snapshot); `SlotReader` is one
+open session: frames of the replication protocol go through the decoder and the assembler and come out as pieces of transactions.
+The trap: a keepalive's position may only be taken as idle while no transaction is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Final, Protocol
+
+from streamer.capture import publication
+from streamer.capture.assemble import Assembler, Message
+from streamer.capture.catalog import generated_columns, read_tables
+from streamer.capture.diagnose import Diagnosis
+from streamer.capture.pgoutput import PgoutputDecoder
+from streamer.capture.replication import Keepalive, ReplicationStream
+from streamer.capture.snapshot import ExportedSnapshot, exported_snapshot
+from streamer.capture.wal2json import ENVELOPE_BYTES
+from streamer.capture.wal2json_session import Wal2jsonSession
+from streamer.config import Node
+from streamer.errors import SlotError, SourceError
+from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
+from streamer.ports import CopyTable, SlotState
+from streamer.session import Connection, connect, reported, version
+
+READ_LIMIT: Final = 1 << 20
+"""Bytes decoded before the stream gets a turn: small enough that writers start early and the server is answered in time."""
+
+
+PGOUTPUT: Final = 100000
+
+
+class Decoder(Protocol):
+    """Turns one payload of an output plugin into one message. Raises DecodeError."""
+
+    def decode(self, payload: bytes) -> Message: ...
+
+
+def choose_plugin(capture: str, server: int) -> tuple[str, str]:
+    """Return the output plugin for a node's `capture` setting on a server of this version, and why."""
+    if capture != "auto":
+        return capture, "the config says so"
+    if server >= PGOUTPUT:
+        return "pgoutput", "it is part of PostgreSQL from version 10 on"
+    return "wal2json", "this server is older than version 10 and has no pgoutput"
+
+
+class SlotReader:
+    """Implements ports.Reader on an open replication stream."""
+
+    def __init__(self, stream: ReplicationStream, decoder: Decoder, assembler: Assembler) -> None:
+        self._stream = stream
+        self._decoder = decoder
+        self._assembler = assembler
+
+    def read(self, timeout: float) -> list[Piece | Idle]:
+        """Return what has come, waiting up to `timeout` seconds if nothing has."""
+        items = self._decode()
+        if not items:
+            self._stream.wait(timeout)
+            items = self._decode()
+        return items
+
+    def _decode(self) -> list[Piece | Idle]:
+        items: list[Piece | Idle] = []
+        decode, feed = self._decoder.decode, self._assembler.feed
+        for frame in self._stream.frames(READ_LIMIT):
+            if isinstance(frame, Keepalive):
+                if not self._assembler.open:
+                    items.append(Idle(frame.position, frame.reply))
+            elif (piece := feed(decode(frame), len(frame))) is not None:
+                items.append(piece)
+        return items
+
+    def confirm(self, position: LSN) -> None:
+        """Tell the server what it may forget."""
+        self._stream.confirm(position)
+
+
+class SlotSource:
+    """Implements ports.Source for one sync on one node. `selects` says which tables the sync takes."""
+
+    def __init__(self, name: str, node: Node, sync: str, slot: str, selects: Callable[[TableName], bool]) -> None:
+        self._node = name
+        self._url = node.url
+        self._capture = node.capture
+        self._slot = slot
+        self._selects = selects
+        self._diagnosis = Diagnosis(name, sync, slot)
+        self._application = f"streamer {sync} {name}"
+
+    def state(self) -> SlotState:
+        """Return where the slot stands."""
+        replication = connect(self._node, self._url, application=self._application, replication=True)
+        with replication, self._connection() as connection:
+            identifier = replication.pgconn.exec_(b"IDENTIFY_SYSTEM").get_value(0, 0) or b""
+            recovering, database = connection.execute("SELECT pg_is_in_recovery(), current_database()").fetchone() or (
+                False,
+                "",
+            )
+            if recovering:
+                raise SourceError(f'node "{self._node}" is a standby', "name its primary in nodes.{self._node}.url")
+            row = connection.execute(
+                "SELECT plugin, database, confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
+                [self._slot],
+            ).fetchone()
+            if row is None:
+                raise self._diagnosis.missing_slot()
+            plugin = self._plugin(connection)
+            self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
+            self._require(row[1] == database, f'belongs to the database "{row[1]}"')
+            identity = SlotIdentity(identifier.decode(), database, self._slot)
+            return SlotState(identity, LSN.parse(row[2]), _current_position(connection))
+
+    def _require(self, fulfilled: bool, otherwise: str) -> None:
+        if not fulfilled:
+            raise SlotError(f'slot "{self._slot}" on "{self._node}" {otherwise}', self._diagnosis.recopy)
+
+    def tables(self) -> list[CopyTable]:
+        """Return the tables that the sync selects, and whether the stream carries them."""
+        with self._connection() as connection:
+            tables = read_tables(connection, self._selects)
+            published = self._published(connection) if self._plugin(connection) == "pgoutput" else None
+        return [
+            CopyTable(
+                t.table,
+                tuple(c.name for c in t.travelling),
+                tuple(c.type_oid for c in t.travelling),
+                t.rows,
+                carried=published is None or bool({t.table, *t.leaves} & published),
+            )
+            for t in tables
+        ]
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        with reported(self._node), connect(self._node, self._url, application=self._application) as connection:
+            yield connection
+
+    @contextmanager
+    def read_from(self, position: LSN) -> Iterator[SlotReader]:
+        """Open the stream at `position`; on leaving, what was confirmed is sent once more."""
+        with self._connection() as connection:
+            stream, decoder, envelope = self._open(connection, position)
+            try:
+                yield SlotReader(stream, decoder, Assembler(self._node, envelope))
+            finally:
+                stream.finish()
+
+    def _open(self, connection: Connection, position: LSN) -> tuple[ReplicationStream, Decoder, int]:
+        """Start the stream; return it with its decoder and what a payload spends on a column besides the value, in bytes."""
+        tables = read_tables(connection, self._selects)
+        if self._plugin(connection) == "pgoutput":
+            self._published(connection)
+            publications = ", ".join(f'"{name}"' for name in publication.names(self._slot))
+            options = {"proto_version": "1", "publication_names": publications}
+            roots = {leaf: t.table for t in tables for leaf in t.leaves}
+            return self._start(position, options), PgoutputDecoder(roots, partial(generated_columns, connection)), 0
+        try:
+            session = Wal2jsonSession(connection, tables, numbers_are_strings=True)
+            return self._start(position, session.options), session.decoder, ENVELOPE_BYTES
+        except SourceError as error:
+            if "numeric-data-types-as-string" not in error.message:
+                raise
+        session = Wal2jsonSession(connection, tables, numbers_are_strings=False)  # wal2json before 2.6
+        return self._start(position, session.options), session.decoder, ENVELOPE_BYTES
+
+    def _start(self, position: LSN, options: Mapping[str, str]) -> ReplicationStream:
+        replication = connect(self._node, self._url, application=self._application, replication=True)
+        try:
+            return ReplicationStream(replication, self._slot, position, options, self._diagnosis)
+        except BaseException:
+            replication.close()
+            raise
+
+    def _published(self, connection: Connection) -> set[TableName]:
+        """The tables in the stream's publications. Newer servers decode on without one, and give nothing."""
+        tables = publication.published(connection, self._slot)
+        if tables is None:
+            raise self._diagnosis(f'publication "{self._slot}" does not exist')
+        return tables
+
+    def snapshot(self) -> AbstractContextManager[ExportedSnapshot]:
+        """Hold a consistent state of the tables."""
+        return exported_snapshot(self._node, self._url, self._plugin, self._diagnosis)
+
+    def _plugin(self, connection: Connection) -> str:
+        return choose_plugin(self._capture, version(connection))[0]
+
+
+def _current_position(connection: Connection) -> LSN:
+    function = "pg_current_wal_flush_lsn" if version(connection) >= 100000 else "pg_current_xlog_location"
+    row = connection.execute(f"SELECT {function}()::text").fetchone()
+    return LSN.parse(row[0] if row else "0/0")
