@@ -1,0 +1,87 @@
+"""Making missing tables on a PostgreSQL target from statements that were prepared on the source: all of them or none.
+
+What exists already (a schema, a type, a sequence) is left as it is. A statement that is not required may fail; it is undone
+alone and told of. The trap: where the role may not act as a replica, foreign keys would fire while tables are copied in any
+order, so they are left out there.
+
+https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SESSION-REPLICATION-ROLE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+
+from streamer.model import Creation, TableName
+from streamer.session import Connection, reason_of
+
+_EXISTS: Final = {
+    "schema": "SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s",
+    "extension": "SELECT 1 FROM pg_extension WHERE extname = %(name)s",
+    "type": (
+        "SELECT 1 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE nspname = %(schema)s AND typname = %(name)s"
+    ),
+    "sequence": (
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE nspname = %(schema)s AND relname = %(name)s AND relkind = 'S'"
+    ),
+}
+
+
+def has_table(connection: Connection, table: TableName) -> bool:
+    """Return whether the database has an ordinary or partitioned table of this name."""
+    query = (
+        "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')"
+    )
+    return connection.execute(query, [table.schema, table.name]).fetchone() is not None
+
+
+def create(connection: Connection, creations: Sequence[Creation]) -> list[str]:
+    """Execute the statements in one transaction, leaving out what exists; return one line for each thing made or left out.
+
+    Raises psycopg.Error if a required statement fails; nothing is made then.
+    """
+    lines = []
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = pg_catalog")
+        connection.execute("SET LOCAL check_function_bodies = off")
+        with_foreign_keys = _may_be_replica(connection)
+        for creation in creations:
+            if creation.kind == "foreign key" and not with_foreign_keys:
+                lines.append(f"left out {creation.what}: the role may not set session_replication_role")
+            elif not _exists(connection, creation):
+                lines += _execute(connection, creation)
+    return lines
+
+
+def _execute(connection: Connection, creation: Creation) -> list[str]:
+    statement = creation.statement.encode()
+    if creation.required:
+        connection.execute(statement)
+        return [] if creation.kind == "detail" else [f"created {creation.what}"]
+    try:
+        with connection.transaction():
+            connection.execute(statement)
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return [f"left out {creation.what}: {reason_of(error)}"]
+    return []
+
+
+def _exists(connection: Connection, creation: Creation) -> bool:
+    query = _EXISTS.get(creation.kind)
+    names = {"schema": creation.name.schema, "name": creation.name.name}
+    return query is not None and connection.execute(query, names).fetchone() is not None
+
+
+def _may_be_replica(connection: Connection) -> bool:
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL session_replication_role = replica")
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True

@@ -1,0 +1,245 @@
+"""How one relation is written into one PostgreSQL table: the SQL of every step, made once per version of the relation.
+
+Few rows go as prepared statements, many through COPY: inserts straight into the table, updates and deletes into a temporary table
+that is joined by key. The traps: a generated column may not be written; GENERATED ALWAYS AS IDENTITY wants OVERRIDING; a join with
+a fresh temporary table must not become a scan of the target, so hash and merge joins are off where an index has the key.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from typing import Final
+
+from streamer.errors import SchemaError
+from streamer.model import UNCHANGED, Identity, Relation, Row, TableName, Value
+from streamer.session import Connection, version
+
+_TEXT_ONLY: Final = {
+    "json",
+    "xml",
+    "point",
+    "box",
+    "polygon",
+    "path",
+    "line",
+    "lseg",
+    "circle",
+    "txid_snapshot",
+    "pg_snapshot",
+}
+"""Types that have no equality of their own, or one that means something else; they are compared as text."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetColumn:
+    """A column of the target's table."""
+
+    name: str
+    type_name: str
+    generated: bool
+    always_identity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTable:
+    """The target's table as its catalog has it. `keys` are the column sets that are unique and not null, primary key first."""
+
+    table: TableName
+    columns: dict[str, TargetColumn]
+    keys: tuple[tuple[str, ...], ...]
+
+
+def read_target(connection: Connection, node: str, table: TableName) -> TargetTable:
+    """Return the table. Raises SchemaError if it does not exist."""
+    number = version(connection)
+    columns = _COLUMNS.format(
+        generated="a.attgenerated <> ''" if number >= 120000 else "false",
+        identity="a.attidentity = 'a'" if number >= 100000 else "false",
+    )
+    rows = connection.execute(columns, [table.schema, table.name]).fetchall()
+    if not rows:
+        raise SchemaError(f'table "{table}" does not exist on "{node}"', "create it there, or run: streamer setup")
+    keys = connection.execute(_KEYS.format(count="indnkeyatts" if number >= 110000 else "indnatts"), [table.schema, table.name])
+    return TargetTable(table, {row[0]: TargetColumn(*row) for row in rows}, tuple(tuple(row[0]) for row in keys))
+
+
+_COLUMNS: Final = """
+SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), {generated}, {identity}
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+ORDER BY a.attnum
+"""
+
+_KEYS: Final = """
+SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.generate_series(0, i.{count} - 1) AS k(n)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n] ORDER BY k.n)
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND i.indimmediate
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
+ORDER BY NOT i.indisprimary, i.indexrelid
+"""
+
+
+class TableWriter:
+    """The statements for one version of a relation on one target. Placeholders are psycopg's; literal % are doubled."""
+
+    def __init__(self, relation: Relation, target: TargetTable, node: str) -> None:
+        missing = [c for c in relation.names if c not in target.columns]
+        if missing:
+            raise SchemaError(
+                f'column "{missing[0]}" of table {relation} is missing on "{node}"',
+                f"add it there: ALTER TABLE {quoted(target.table)} ADD COLUMN {quote(missing[0])} …; or drop it on the source",
+            )
+        self.relation = relation
+        self._target = target
+        self.name = quoted(target.table)
+        #: indexes of the relation's columns that may be written
+        self.written = tuple(i for i, c in enumerate(relation.names) if not target.columns[c].generated)
+        self.key = self._choose_key()
+        self.indexed = self.key is not None and any({relation.names[i] for i in self.key} >= set(k) for k in target.keys)
+        self._columns = tuple(quote(c) for c in relation.names)
+        self._all = tuple(range(len(relation.names)))
+
+    def _choose_key(self) -> tuple[int, ...] | None:
+        """The identity's columns; with FULL, a key of the target; None if rows can only be told by all their values."""
+        relation = self.relation
+        if relation.identity in (Identity.DEFAULT, Identity.INDEX):
+            return tuple(i for i, c in enumerate(relation.columns) if c.identity) or None
+        if relation.identity is Identity.FULL:
+            for names in self._target.keys:
+                if all(name in relation.names for name in names):
+                    return tuple(relation.names.index(name) for name in names)
+        return None
+
+    @cached_property
+    def insert(self) -> str:
+        """INSERT of one row, of the written columns."""
+        if not self.written:
+            return f"INSERT INTO {_doubled(self.name)} DEFAULT VALUES"
+        always = any(self._target.columns[self.relation.names[i]].always_identity for i in self.written)
+        overriding = " OVERRIDING SYSTEM VALUE" if always else ""
+        values = ", ".join(["%s"] * len(self.written))
+        return _doubled(f"INSERT INTO {self.name} ({self._list(self.written)}){overriding} VALUES (") + values + ")"
+
+    @cached_property
+    def copy(self) -> str:
+        """COPY of rows into the table, of the written columns."""
+        return copy_into(self.name, [self._columns[i] for i in self.written])
+
+    def pick(self, columns: Sequence[int], rows: Sequence[Row]) -> Sequence[Row]:
+        """Return the rows reduced to these columns."""
+        if tuple(columns) == self._all:
+            return rows
+        if len(columns) == 1:
+            only = columns[0]
+            return [(row[only],) for row in rows]
+        return list(map(itemgetter(*columns), rows)) if columns else [() for _ in rows]
+
+    def assigned(self, present: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
+        """The columns that an update of rows with these columns sets: not the key, not what is generated or always identity."""
+        columns = self._target.columns
+        return tuple(
+            i for i in present if i not in key and i in self.written and not columns[self.relation.names[i]].always_identity
+        )
+
+    def update_where(self, assigned: Sequence[int], condition: str) -> str:
+        """UPDATE of one row; parameters are the assigned values, then the condition's."""
+        sets = ", ".join(f"{_doubled(self._columns[i])} = %s" for i in assigned)
+        return f"UPDATE {_doubled(self.name)} SET {sets} WHERE {condition}"
+
+    def delete_where(self, condition: str) -> str:
+        """DELETE of one row; parameters are the condition's."""
+        return f"DELETE FROM {_doubled(self.name)} WHERE {condition}"
+
+    def by_key(self, key: Sequence[int]) -> str:
+        """The condition for the row with a key; parameters are the key's values."""
+        return " AND ".join(f"{_doubled(self._columns[i])} = %s" for i in key)
+
+    def match(self, old: Row) -> tuple[str, list[Value]]:
+        """The condition for exactly one row that equals `old` in all columns that it carries, and its parameters."""
+        tests: list[str] = []
+        parameters: list[Value] = []
+        for i, value in enumerate(old):
+            if value is UNCHANGED or i not in self.written:
+                continue
+            column = _doubled(self._columns[i])
+            as_text = self._target.columns[self.relation.names[i]].type_name in _TEXT_ONLY
+            if value is None:
+                tests.append(f"{column} IS NULL")
+            else:
+                tests.append(f"{column}::text = %s" if as_text else f"{column} = %s")
+                parameters.append(value)
+        name = _doubled(self.name)
+        condition = " AND ".join(tests) or "true"
+        return f"(tableoid, ctid) = (SELECT tableoid, ctid FROM {name} WHERE {condition} LIMIT 1)", parameters
+
+    def stage(self, columns: Sequence[int]) -> str:
+        """The name of the temporary table for these columns."""
+        identity = f"{self.name} {[self._columns[i] for i in columns]}"
+        return f"pg_temp.streamer_{zlib.crc32(identity.encode()):08x}_{len(columns)}"
+
+    def create_stage(self, columns: Sequence[int]) -> str:
+        """CREATE of the temporary table: the target's types, none of its constraints."""
+        table = self.stage(columns).removeprefix("pg_temp.")
+        chosen = self._list(columns)
+        return f"CREATE TEMPORARY TABLE {table} ON COMMIT DELETE ROWS AS SELECT {chosen} FROM {self.name} WITH NO DATA"
+
+    def copy_stage(self, columns: Sequence[int]) -> str:
+        """COPY of rows into the temporary table."""
+        return copy_into(self.stage(columns), [self._columns[i] for i in columns])
+
+    def update_from_stage(self, columns: Sequence[int], assigned: Sequence[int], key: Sequence[int]) -> str:
+        """UPDATE of all rows that the temporary table has."""
+        sets = ", ".join(f"{self._columns[i]} = s.{self._columns[i]}" for i in assigned)
+        return f"UPDATE {self.name} AS t SET {sets} FROM {self.stage(columns)} AS s WHERE {self._joined(key)}"
+
+    def delete_by_stage(self, key: Sequence[int]) -> str:
+        """DELETE of all rows whose keys the temporary table has."""
+        return f"DELETE FROM {self.name} AS t USING {self.stage(key)} AS s WHERE {self._joined(key)}"
+
+    def _joined(self, key: Sequence[int]) -> str:
+        return " AND ".join(f"t.{self._columns[i]} = s.{self._columns[i]}" for i in key)
+
+    def _list(self, columns: Sequence[int]) -> str:
+        return ", ".join(self._columns[i] for i in columns)
+
+    def describe(self, row: Row) -> str:
+        """The row's key for people, as in `id=5`; all that is known where there is no key."""
+        key = self.key or [i for i, v in enumerate(row) if v is not UNCHANGED]
+        shown = ", ".join(f"{self.relation.names[i]}={_shortened(row[i])}" for i in key[:4])
+        return shown + (", …" if len(key) > 4 else "")
+
+
+def copy_into(table: str, columns: Sequence[str]) -> str:
+    """Return the COPY statement that takes rows in text format; a table without columns takes none."""
+    listed = f" ({', '.join(columns)})" if columns else ""
+    return f"COPY {table}{listed} FROM STDIN"
+
+
+def quote(name: str) -> str:
+    """Return the name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted(table: TableName) -> str:
+    """Return the qualified name in SQL."""
+    return f"{quote(table.schema)}.{quote(table.name)}"
+
+
+def _doubled(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _shortened(value: object) -> str:
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= 40 else text[:39] + "…"

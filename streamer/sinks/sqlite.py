@@ -1,0 +1,263 @@
+"""The SQLite sink: one file, one connection for streaming, the progress row first in every transaction.
+
+A transaction takes the write lock at once (BEGIN IMMEDIATE) and moves the progress row from the position that we wrote last,
+so that of two daemons on one edge only one can win. The file is in WAL mode: readers see the state before a group or after it,
+and are never in the way. The trap: a commit must survive a crash before it may be confirmed to the source, and in WAL mode
+that takes synchronous=FULL.
+
+https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from streamer import statements
+from streamer.errors import ApplyError, ConnectError, StreamerError, TargetError
+from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableName
+from streamer.ports import CopyTable, Progress, Written
+from streamer.sinks.copytext import parse
+from streamer.sinks.sqlite_apply import REFUSED, Applier
+from streamer.sinks.sqlite_ddl import inspect, quote, read_target, target_name
+from streamer.sinks.sqlite_plan import insert_batch
+
+BUSY_TIMEOUT: Final = 5.0
+"""Seconds to wait for another program's write lock on the file."""
+
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = OFF",
+    "PRAGMA cache_size = -65536",  # KiB
+    "PRAGMA wal_autocheckpoint = 4000",  # pages
+    "PRAGMA journal_size_limit = 67108864",  # a huge transaction makes a huge WAL file: cut it back afterwards
+)
+_EDGE: Final = "sync = ? AND source = ? AND target = ?"
+_NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+_BEGIN_EDGE: Final = (
+    "INSERT INTO streamer_progress (sync, source, target, system_identifier, database, slot, position, updated) "
+    f"VALUES (?, ?, ?, ?, ?, ?, ?, {_NOW})"
+)
+_ADVANCE: Final = (
+    "UPDATE streamer_progress SET position = ?, origin = ?, origin_position = ?, origin_time = ?, "
+    f"updated = {_NOW} WHERE {_EDGE} AND position = ?"
+)
+_RECORD_COPY: Final = (
+    "INSERT OR REPLACE INTO streamer_copy (sync, source, target, schema_name, table_name, position, rows, copied_at) "
+    f"VALUES (?, ?, ?, ?, ?, ?, ?, {_NOW})"
+)
+
+
+class SqliteSink:
+    """Implements ports.Sink for an SQLite file; waits `busy_timeout` seconds for the locks of other programs."""
+
+    parallel_loads = False
+
+    def __init__(self, edge: EdgeName, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
+        self._edge = edge
+        self._where = (edge.sync, edge.source, edge.target)
+        self._node = edge.target
+        self._path = path
+        self._timeout = busy_timeout
+        self._connection: sqlite3.Connection | None = None
+        self._applier: Applier  # from open() on
+        #: what the progress row holds inside our transaction, and outside of it
+        self._written = self._committed = LSN(0)
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def open(self) -> Progress | None:
+        """Connect, making the file and our own tables if they are missing, and return what it holds of the edge."""
+        with self._errors():
+            self._connection = self._connect()
+            with _transaction(self._connection):
+                _install(self._connection)
+            self._applier = Applier(self._connection, self._node)
+            progress = self._read_progress(self._connection)
+        if progress is not None:
+            self._written = self._committed = progress.position
+        return progress
+
+    def _read_progress(self, connection: sqlite3.Connection) -> Progress | None:
+        row = connection.execute(
+            f"SELECT system_identifier, database, slot, position FROM streamer_progress WHERE {_EDGE}", self._where
+        ).fetchone()
+        copied = connection.execute(
+            f"SELECT schema_name, table_name, position FROM streamer_copy WHERE {_EDGE}", self._where
+        ).fetchall()
+        if row is None:
+            return None
+        return Progress(
+            SlotIdentity(*row[:3]),
+            LSN.parse(row[3]),
+            {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
+        )
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._path.parent.is_dir():
+            raise ConnectError(
+                f'node "{self._node}": directory "{self._path.parent}" does not exist', f"mkdir -p {self._path.parent}"
+            )
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+        )
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def _error(self, error: sqlite3.Error) -> StreamerError:
+        """Return an error of SQLite, other than the refusal of a row, for people."""
+        file = f'node "{self._node}": file "{self._path}"'
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return TargetError(
+                f"{file} is locked by another program for more than {self._timeout:g} s",
+                f"let it finish or end it; see: fuser -v {self._path}; streamer tries again by itself",
+            )
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
+            return ConnectError(
+                f"{file} cannot be written: {error}",
+                "give the user that runs streamer the right to write the file and its directory",
+            )
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return ConnectError(f"{file}: {error}", f"correct nodes.{self._node}.url, or restore the file")
+        if code == sqlite3.SQLITE_FULL:
+            return TargetError(f"{file}: {error}", "make room; streamer tries again by itself")
+        return TargetError(f"{file}: {error}")
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise ConnectError(f'node "{self._node}": file "{self._path}" is not open')
+        return self._connection
+
+    # -- before streaming --------------------------------------------------------------------------------------------
+
+    def begin(self, slot: SlotIdentity, position: LSN) -> None:
+        """Insert the edge's progress row."""
+        identity = (slot.system_identifier, slot.database, slot.slot)
+        with self._errors():
+            try:
+                self._open.execute(_BEGIN_EDGE, (*self._where, *identity, str(position)))
+            except sqlite3.IntegrityError:
+                raise self._not_ours() from None
+        self._written = self._committed = position
+
+    def has(self, table: TableName) -> bool:
+        """Return whether the file has this table."""
+        with self._errors():
+            return inspect(self._open, table) is not None
+
+    def is_empty(self, table: TableName) -> bool:
+        """Return whether the target's table has no rows."""
+        with self._errors():
+            read_target(self._open, self._node, table)
+            return self._open.execute(f"SELECT 1 FROM {quote(target_name(table))} LIMIT 1").fetchone() is None
+
+    def keep(self, table: TableName, position: LSN) -> None:
+        """Record that the table needs no copy."""
+        with self._errors():
+            self._record_copy(self._open, table, position, None)
+
+    def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
+        """Replace the table's rows, in one transaction on a connection of its own."""
+        rows = (row for block in blocks for row in parse(block))
+        with self._errors(), closing(self._connect()) as connection, _transaction(connection):
+            insert = insert_batch(table.table, table.columns, table.type_oids, read_target(connection, self._node, table.table))
+            connection.execute(f"DELETE FROM {quote(target_name(table.table))}")
+            try:
+                count = insert.run(connection, rows)
+            except REFUSED as error:
+                raise ApplyError(
+                    f'table "{table.table}" on "{self._node}" refused a copied row: {error}',
+                    "give the target's table the constraints of the source's; streamer copies again by itself",
+                ) from error
+            self._record_copy(connection, table.table, position, count)
+        return count
+
+    def _record_copy(self, connection: sqlite3.Connection, table: TableName, position: LSN, rows: int | None) -> None:
+        connection.execute(_RECORD_COPY, (*self._where, table.schema, table.name, str(position), rows))
+
+    # -- streaming ---------------------------------------------------------------------------------------------------
+
+    def write(self, group: Group) -> Written:
+        """Apply the group and its progress in one target transaction."""
+        connection = self._open
+        with self._errors():
+            try:
+                if not connection.in_transaction:
+                    connection.execute("BEGIN IMMEDIATE")
+                self._advance(connection, group)
+                written = self._applier.apply(group.changes)
+                if group.complete:
+                    connection.execute("COMMIT")
+                    self._committed = group.position
+            except BaseException:
+                connection.rollback()
+                raise
+        return written
+
+    def _advance(self, connection: sqlite3.Connection, group: Group) -> None:
+        """Move the progress row, from the position that we wrote last and no other."""
+        origin = group.origin
+        values = (str(group.position), origin.node, str(origin.position), origin.commit_time.isoformat())
+        if connection.execute(_ADVANCE, (*values, *self._where, str(self._written))).rowcount != 1:
+            raise self._not_ours()
+        self._written = group.position
+
+    def _not_ours(self) -> TargetError:
+        return TargetError(
+            f'edge {self._edge}: its progress in "{self._path}" is not where this daemon left it ({self._written})',
+            "let one daemon only write this edge",
+        )
+
+    def durable(self) -> LSN:
+        """Return the position of the last commit; commits are synchronous."""
+        return self._committed
+
+    def close(self) -> None:
+        """Disconnect, undoing an open transaction."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()  # rolls back
+
+
+def _install(connection: sqlite3.Connection) -> None:
+    """Make our own tables, if they are missing; not by executescript(), which would commit first."""
+    statement = ""
+    for line in statements.load("sqlite/install.sql").splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise

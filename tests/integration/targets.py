@@ -1,0 +1,205 @@
+"""The targets that the contract suite runs over: each makes sinks, tables, and shows from outside what is in them.
+
+Definitions are those of PostgreSQL; a target makes its table from one, and shows values as PostgreSQL's text, so that a
+test says the same for all. A generated column's expression stands where its default would.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from psycopg import sql
+
+from streamer import statements
+from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableDefinition, TableName
+from streamer.ports import Progress, Sink, Written
+from streamer.sinks import sqlite_ddl
+from streamer.sinks.postgres import PostgresSink
+from streamer.sinks.sqlite import SqliteSink
+from tests.memory import MemoryDatabase, MemorySink, MemoryTable
+from tests.servers import Database
+
+EDGE = EdgeName("shop", "a", "b")
+SLOT = SlotIdentity("7123", "shop", "streamer_shop_a")
+BEGIN = LSN(100)
+Rows = list[tuple[str | None, ...]]
+
+
+class Target(Protocol):
+    """A database that sinks write to."""
+
+    def sink(self) -> Sink:
+        """A new sink of `EDGE`, not yet open."""
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        """Make the table, with unique columns besides the key."""
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        """The committed rows, sorted, as any other program sees them."""
+
+    def position(self) -> LSN | None:
+        """The committed position of `EDGE`, as any other program sees it."""
+
+
+class MemoryTarget:
+    def __init__(self) -> None:
+        self.database = MemoryDatabase()
+
+    def sink(self) -> Sink:
+        return MemorySink(EDGE, self.database)
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        self.database.tables[definition.table] = MemoryTable(
+            _names(definition),
+            definition.primary_key,
+            tuple((u,) for u in unique),
+            {c.name: lambda row: str(2 * int(row["a"] or 0)) for c in definition.columns if c.generated},
+        )
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        rows = self.database.tables[definition.table].rows
+        return _sorted([tuple(row[name] for name in _names(definition)) for row in rows])
+
+    def position(self) -> LSN | None:
+        progress = self.database.progress.get(EDGE)
+        return progress.position if progress else None
+
+
+class SqliteTarget:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def sink(self) -> Sink:
+        return SqliteSink(EDGE, self.path, busy_timeout=0.1)
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        table = sqlite_ddl.quote(sqlite_ddl.target_name(definition.table))
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute(sqlite_ddl.create_table(definition))
+            for name in unique:
+                connection.execute(f"CREATE UNIQUE INDEX {sqlite_ddl.quote('by ' + name)} ON {table} ({name})")
+            for column in (c for c in definition.columns if c.generated):
+                kind = sqlite_ddl.declared_type(column.type_oid)
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind} AS ({column.default})")
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        names = ", ".join(map(sqlite_ddl.quote, _names(definition)))
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = connection.execute(
+                f"SELECT {names} FROM {sqlite_ddl.quote(sqlite_ddl.target_name(definition.table))}"
+            ).fetchall()
+        oids = [c.type_oid for c in definition.columns]
+        return _sorted([tuple(map(_as_postgres, row, oids)) for row in rows])
+
+    def position(self) -> LSN | None:
+        with closing(sqlite3.connect(self.path)) as connection:
+            row = connection.execute("SELECT position FROM streamer_progress").fetchone()
+        return LSN.parse(row[0]) if row else None
+
+
+class PostgresTarget:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        database.execute(statements.load("postgres/install.sql"))
+
+    def sink(self) -> Sink:
+        return PostgresSink(EDGE, self.database.url)
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        columns = [
+            sql.SQL("{} {}{}{}").format(
+                sql.Identifier(c.name),
+                sql.SQL(c.type_name),
+                sql.SQL(" NOT NULL" if c.not_null else ""),
+                sql.SQL(f" GENERATED ALWAYS AS ({c.default}) STORED" if c.generated else ""),
+            )
+            for c in definition.columns
+        ]
+        columns += [sql.SQL("UNIQUE ({})").format(sql.Identifier(u)) for u in unique]
+        if definition.primary_key:
+            columns.append(sql.SQL("PRIMARY KEY ({})").format(_identifiers(definition.primary_key)))
+        self.database.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(definition.table.schema)))
+        self.database.execute(sql.SQL("CREATE TABLE {} ({})").format(_qualified(definition.table), sql.SQL(", ").join(columns)))
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        columns = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(n)) for n in _names(definition))
+        rows = self.database.query(sql.SQL("SELECT {} FROM {}").format(columns, _qualified(definition.table)))
+        booleans = {"true": "t", "false": "f"}  # the cast writes them out, the output function does not
+        oids = [c.type_oid for c in definition.columns]
+        return _sorted(
+            [tuple(booleans[v] if oid == sqlite_ddl.BOOL and v else v for v, oid in zip(row, oids, strict=True)) for row in rows]
+        )
+
+    def position(self) -> LSN | None:
+        rows = self.database.query("SELECT position FROM streamer.progress")
+        return LSN.parse(rows[0][0]) if rows else None
+
+
+def _names(definition: TableDefinition) -> tuple[str, ...]:
+    return tuple(c.name for c in definition.columns)
+
+
+def _sorted(rows: Rows) -> Rows:
+    return sorted(rows, key=lambda row: [(value is not None, value or "") for value in row])
+
+
+def _identifiers(names: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+def _qualified(table: TableName) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)
+
+
+def _as_postgres(value: object, oid: int) -> str | None:
+    """The value as PostgreSQL would write it."""
+    if value is None:
+        return None
+    if oid == sqlite_ddl.BOOL:
+        return {1: "t", 0: "f"}[int(str(value))]
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+TARGETS: dict[str, Callable[[pytest.FixtureRequest, Path], Target]] = {
+    "memory": lambda request, directory: MemoryTarget(),
+    "sqlite": lambda request, directory: SqliteTarget(directory / "target.sqlite"),
+    "postgres15": lambda request, directory: PostgresTarget(request.getfixturevalue("target15")),
+    "postgres18": lambda request, directory: PostgresTarget(request.getfixturevalue("target18")),
+}
+
+
+@contextmanager
+def opened(target: Target) -> Iterator[Sink]:
+    """A sink that is open, with its progress begun."""
+    sink = target.sink()
+    try:
+        if sink.open() is None:
+            sink.begin(SLOT, BEGIN)
+        yield sink
+    finally:
+        sink.close()
+
+
+def progress_of(target: Target) -> Progress:
+    """What a new sink finds."""
+    sink = target.sink()
+    try:
+        progress = sink.open()
+    finally:
+        sink.close()
+    assert progress is not None
+    return progress
+
+
+def written(target: Target, definition: TableDefinition, *groups: Group) -> tuple[Rows, Written]:
+    """Write the groups; return the table's rows and what the last of them did."""
+    with opened(target) as sink:
+        done = [sink.write(g) for g in groups][-1]
+    return target.rows(definition), done
