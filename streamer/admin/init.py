@@ -1,0 +1,62 @@
+"""`streamer init`: write a config to start from, with every key explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from streamer.admin.nodes import Say
+from streamer.errors import UsageError
+
+TEMPLATE: Final = """\
+# The config of streamer. A key that is commented out shows its default.
+
+# Nodes: the databases, by a name of your choice (lower-case letters, digits and _).
+[nodes.a]
+# Where it is. ${NAME} is taken from the environment; a password may also be in ~/.pgpass.
+url = "postgresql://postgres:${SHOP_PASSWORD}@127.0.0.1:5432/shop"
+# How changes are read where the node is a source: auto, pgoutput (PostgreSQL 10 and later) or wal2json (an extra package).
+# capture = "auto"
+
+[nodes.b]
+url = "postgresql://postgres:${SHOP_PASSWORD}@127.0.0.1:5433/shop"
+
+# A target may also be an SQLite file: sqlite:///relative/path or sqlite:////absolute/path.
+# [nodes.s]
+# url = "sqlite:///shop.sqlite"
+
+# Syncs: what is replicated between nodes.
+[syncs.shop]
+# Nodes whose changes are captured; with two or more, each is also a target of the others.
+sources = ["a"]
+# Nodes that only receive.
+targets = ["b"]
+# Globs over schema.table; partitions belong to their table.
+tables = ["public.*"]
+# Globs taken out of tables.
+# exclude = []
+# Whether the rows that exist already are copied first: if-empty (only into tables without rows), always (replaces rows) or never.
+# copy = "if-empty"
+# Tables copied at once.
+# copy_jobs = 2
+# When it runs; "continuous" is the only choice so far.
+# run = "continuous"
+
+# Where the running daemon answers `streamer status` and Prometheus (/metrics); this machine only.
+[http]
+# listen = "127.0.0.1:9851"
+"""
+
+
+def write_config(file: Path, *, force: bool, say: Say) -> None:
+    """Write the example config to `file`. Raises UsageError if it exists and `force` is not given, or cannot be written."""
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as out:
+            out.write(TEMPLATE)
+    except FileExistsError:
+        raise UsageError(f'file "{file}" exists already', "give another name, or overwrite it with --force") from None
+    except OSError as error:
+        raise UsageError(f'file "{file}" cannot be written: {error.strerror}', "give a path that you may write to") from None
+    say(f'wrote "{file}"')
+    option = "" if file == Path("streamer.toml") else f" --config {file}"
+    say(f"next: put your databases and tables into it, then run: streamer check{option}")

@@ -1,0 +1,31 @@
+"""`streamer run`: the daemon, with its HTTP server, signals, and progress bars of an initial copy on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+from streamer import http, logs
+from streamer.config import Config
+from streamer.daemon import Daemon, stopping_on_signals
+from streamer.errors import StreamerError
+from streamer.report import Problem, StreamReport
+
+
+def run(config: Config, *, sync: str | None, source: str | None, once: bool) -> list[StreamerError]:
+    """Stream until stopped, or with `once` until caught up; return what went wrong and was not cured. Raises UsageError."""
+    logs.configure()
+    daemon = Daemon(config, sync=sync, source=source, once=once)
+    with nullcontext() if once else http.serving(config.http.address, daemon.report), stopping_on_signals(daemon):
+        daemon.run()
+    return [StreamerError(p.message, p.hint) for p in problems(daemon.report())]
+
+
+def problems(streams: Sequence[StreamReport]) -> Iterator[Problem]:
+    """Yield every problem of the streams and their edges, the same only once."""
+    found = [p for stream in streams for p in (stream.problem, *(edge.problem for edge in stream.edges)) if p]
+    seen: set[str] = set()
+    for problem in found:
+        if problem.message not in seen:
+            seen.add(problem.message)
+            yield problem

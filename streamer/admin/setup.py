@@ -1,0 +1,136 @@
+"""`streamer setup`: make everything that the syncs need on their nodes. What is there already is kept or brought into line.
+
+For each sync: the schema streamer on every node, missing tables on the targets, then on each source the publications, and last the
+slot. The trap: the order. A publication or table made after the slot does not exist for changes that the slot already keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+
+from streamer import statements
+from streamer.admin.create_tables import create_missing
+from streamer.admin.nodes import Say, chosen_syncs, session
+from streamer.capture import publication
+from streamer.capture.catalog import read_tables
+from streamer.capture.diagnose import Diagnosis
+from streamer.capture.slot import choose_plugin
+from streamer.config import OWN_SCHEMA, Config, slot_name
+from streamer.errors import SlotError, SourceError, UsageError
+from streamer.session import Connection, version
+
+PATIENCE_SECONDS: Final = 60
+"""How long a new slot may wait for transactions that were open when it was asked for."""
+
+
+def setup(config: Config, only: str | None, say: Say) -> None:
+    """Set up all syncs, or only one, telling each step. Raises StreamerError."""
+    for sync in chosen_syncs(config, only):
+        _require_tables(config, sync)
+        settings = config.syncs[sync]
+        for node in (*settings.sources, *settings.targets):
+            if config.nodes[node].kind == "postgresql":
+                install(config, node, say)
+        for source in settings.sources:
+            for target in settings.targets_of(source):
+                create_missing(config, sync, source, target, say)
+        for source in settings.sources:
+            with session(config, source) as connection:
+                _Stream(connection, config, sync, source, say).prepare()
+
+
+def _require_tables(config: Config, sync: str) -> None:
+    """Refuse a sync that would replicate nothing, before anything is made. A source without tables may be given them."""
+    settings = config.syncs[sync]
+    for source in settings.sources:
+        with session(config, source) as connection:
+            if read_tables(connection, settings.selects):
+                return
+    raise UsageError(
+        f'sync "{sync}" selects no table on {" or ".join(settings.sources)} (tables = {list(settings.tables)})',
+        f"correct syncs.{sync}.tables; case counts, and a name without a dot means the schema public",
+    )
+
+
+def install(config: Config, node: str, say: Say) -> None:
+    """Make what streamer keeps in a PostgreSQL database."""
+    with session(config, node) as connection:
+        had = connection.execute(
+            "SELECT to_regclass('streamer.progress') IS NOT NULL AND to_regclass('streamer.copy') IS NOT NULL"
+        ).fetchone() == (True,)
+        if not had:  # also because CREATE SCHEMA IF NOT EXISTS needs the right to create even where it creates nothing
+            with connection.transaction():
+                connection.execute(statements.load("postgres/install.sql").encode())
+        say(f'{node}: {"kept" if had else "created"} schema "{OWN_SCHEMA}"')
+
+
+class _Stream:
+    """Makes publications and slot of one stream."""
+
+    def __init__(self, connection: Connection, config: Config, sync: str, source: str, say: Say) -> None:
+        self._connection = connection
+        self._source = source
+        self._say = say
+        self._slot = slot_name(sync, source)
+        self._diagnosis = Diagnosis(source, sync, self._slot)
+        self._selects = config.syncs[sync].selects
+        self._plugin = choose_plugin(config.nodes[source].capture, version(connection))[0]
+
+    def prepare(self) -> None:
+        """Publications, then the slot."""
+        if self._plugin == "pgoutput":
+            tables = read_tables(self._connection, self._selects)
+            for wanted in publication.wanted(self._connection, self._slot, tables):
+                self._say(f"{self._source}: {publication.ensure(self._connection, wanted)}")
+        if not self._has_slot():
+            self._create_slot()
+            self._say(f'{self._source}: created slot "{self._slot}" with {self._plugin}')
+        else:
+            self._say(f'{self._source}: kept slot "{self._slot}"')
+
+    def _has_slot(self) -> bool:
+        columns = "plugin, database, current_database(), " + ("wal_status" if version(self._connection) >= 130000 else "NULL")
+        row = self._connection.execute(f"SELECT {columns} FROM pg_replication_slots WHERE slot_name = %s", [self._slot]).fetchone()
+        if row is None:
+            return False
+        plugin, database, ours, status = row
+        where = f'slot "{self._slot}" on "{self._source}"'
+        if database != ours:
+            raise SlotError(f'{where} belongs to database "{database}"', "rename the sync or the node, or drop that slot")
+        if plugin != self._plugin:
+            raise SlotError(f"{where} uses the plugin {plugin}, the config says {self._plugin}", self._diagnosis.recopy)
+        if status == "lost":
+            raise SlotError(f"{where} has lost WAL that was not yet read", self._diagnosis.recopy)
+        return True
+
+    def _create_slot(self) -> None:
+        try:
+            with self._connection.transaction():
+                self._connection.execute(f"SET LOCAL statement_timeout = '{PATIENCE_SECONDS}s'")
+                self._connection.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [self._slot, self._plugin])
+        except psycopg.errors.QueryCanceled:
+            raise self._held_up() from None
+        except psycopg.Error as error:
+            raise self._diagnosed(error) from error
+
+    def _diagnosed(self, error: psycopg.Error) -> Exception:
+        """The plugin's refusal explained; anything else stays what it is, and is explained by the session."""
+        explained = self._diagnosis(str(error))
+        return explained if explained.hint and error.sqlstate is not None and "wal2json" in str(error) else error
+
+    def _held_up(self) -> SourceError:
+        """The slot waits for transactions that have written; a forgotten one holds it up for ever."""
+        row = self._connection.execute(
+            "SELECT pid, usename, now() - xact_start FROM pg_stat_activity "
+            "WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 1"
+        ).fetchone()
+        problem = f'slot "{self._slot}" on "{self._source}" could not be made within {PATIENCE_SECONDS} s'
+        if row is None:
+            return SourceError(f"{problem}: prepared transactions may hold it up", "see pg_prepared_xacts, then run setup again")
+        pid, role, age = row
+        return SourceError(
+            f"{problem}: it waits for the transaction of process {pid} (role {role}), open for {str(age).split('.')[0]}",
+            f"end it, for example with SELECT pg_terminate_backend({pid}), then run: streamer setup",
+        )

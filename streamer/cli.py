@@ -1,0 +1,151 @@
+"""The command line: parse, call, print. What a command does is in admin/, one file per verb.
+
+Exit codes: 0 all well, 1 an error or a finding, 2 wrong usage (or, from `status`, a failed stream), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn, Optional
+
+import typer
+
+from streamer import config as config_module
+from streamer import topology
+from streamer.config import DEFAULT_PATH, Config
+from streamer.errors import StreamerError
+
+app = typer.Typer(
+    name="streamer",
+    help="Replicate PostgreSQL row changes, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The config file.")]
+SyncName = Annotated[Optional[str], typer.Option("--sync", metavar="NAME", help="Only this sync.")]  # noqa: UP045
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; every error that a user can cause is one line."""
+    try:
+        app(standalone_mode=True)
+    except StreamerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _load(path: Path) -> Config:
+    config = config_module.load(path)
+    topology.check(config)
+    return config
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"streamer {version('pg-streamer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    wanted: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to write it.")] = DEFAULT_PATH,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+) -> None:
+    """Write a commented config."""
+    from streamer.admin.init import write_config
+
+    write_config(file, force=force, say=_say)
+
+
+@app.command()
+def setup(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
+    """Make everything that the syncs need on their nodes. Can be repeated."""
+    from streamer.admin.setup import setup as set_up
+
+    set_up(_load(config), sync, _say)
+
+
+@app.command()
+def run(
+    config: ConfigFile = DEFAULT_PATH,
+    once: Annotated[bool, typer.Option("--once", help="Stop when caught up.")] = False,
+    sync: SyncName = None,
+    source: Annotated[Optional[str], typer.Option("--source", metavar="NODE", help="Only streams from this node.")] = None,  # noqa: UP045
+) -> None:
+    """Replicate until stopped (SIGTERM, Ctrl-C)."""
+    from streamer.admin.run import run as stream
+
+    _report(stream(_load(config), sync=sync, source=source, once=once))
+
+
+@app.command()
+def status(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """Show how every edge stands. Exit code 0: all streaming; 2: an edge has failed for good; 1: anything else."""
+    from streamer.admin import status as verb
+
+    lines = verb.status(_load(config))
+    verb.print_status(lines, as_json=as_json)
+    raise typer.Exit(verb.exit_code(lines))
+
+
+@app.command()
+def teardown(
+    config: ConfigFile = DEFAULT_PATH,
+    sync: SyncName = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="End whoever reads a slot.")] = False,
+) -> None:
+    """Remove all that setup and run have made. Your tables stay."""
+    from streamer.admin.teardown import teardown as tear_down
+
+    def confirm(lines: Sequence[str]) -> bool:
+        if yes:
+            return True
+        print("This will be removed:", *lines, sep="\n  ")
+        return typer.confirm("Remove it?")
+
+    _report(tear_down(_load(config), sync, force=force, confirm=confirm, say=_say))
+
+
+@app.command()
+def demo(
+    seconds: Annotated[int, typer.Option("--seconds", min=1, help="How long pgbench runs.")] = 10,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave servers and files in place at the end.")] = False,
+) -> None:
+    """Show streamer at work on servers of its own."""
+    from streamer.demo import run_demo
+
+    raise typer.Exit(0 if run_demo(seconds, keep) else 1)
+
+
+def _report(problems: Sequence[StreamerError]) -> None:
+    """Print errors, one a line, and exit with code 1 if there are any."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""All streams of a config in one process: this file alone puts the parts together.
+
+Each stream has a reader thread (here) and a writer thread an edge (edge.py). The main thread waits for the end: a signal, or, with
+`once`, the streams themselves.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+
+from streamer.capture.slot import SlotSource
+from streamer.config import Config, slot_name
+from streamer.copying import InitialCopy
+from streamer.edge import Edge
+from streamer.errors import UsageError
+from streamer.model import EdgeName
+from streamer.ports import Sink
+from streamer.report import State, StreamReport
+from streamer.router import Route
+from streamer.sinks.postgres import PostgresSink
+from streamer.sinks.sqlite import SqliteSink
+from streamer.stream import Stream
+
+
+class Daemon:
+    """Runs the streams of `config`, or the share of them that `sync` and `source` name. With `once`, until caught up."""
+
+    def __init__(self, config: Config, *, sync: str | None = None, source: str | None = None, once: bool = False) -> None:
+        chosen = [
+            (name, node)
+            for name, settings in config.syncs.items()
+            for node in settings.sources
+            if sync in (None, name) and source in (None, node)
+        ]
+        if not chosen:
+            raise UsageError(
+                f"no stream of the config has sync {sync or '(any)'} and source {source or '(any)'}", "see: streamer tables"
+            )
+        self._streams = [make_stream(config, name, node, once=once) for name, node in chosen]
+        self._threads = [threading.Thread(target=s.run, name=f"stream {s.name}", daemon=True) for s in self._streams]
+
+    def run(self) -> bool:
+        """Stream until stopped, or until nothing is left to do. Return whether all went well."""
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(timeout=0.5)
+        return not any(stream.state is State.FAILED or stream.problem for stream in self.report())
+
+    def stop(self) -> None:
+        """Ask all streams to finish the group in hand, confirm, and end."""
+        for stream in self._streams:
+            stream.stop()
+
+    def report(self) -> list[StreamReport]:
+        """Return what every stream is doing now."""
+        return [stream.report() for stream in self._streams]
+
+
+def make_stream(config: Config, sync: str, node: str, *, once: bool) -> Stream:
+    """Return the stream of a sync from one of its sources, with an edge for each target."""
+    settings = config.syncs[sync]
+    source = SlotSource(node, config.nodes[node], sync, slot_name(sync, node), settings.selects)
+
+    def make_edges(rejoin: Callable[[], None]) -> Sequence[Edge]:
+        return [
+            Edge(
+                edge := EdgeName(sync, node, target),
+                source,
+                partial(make_sink, config, edge),
+                Route(node, target, settings.sources),
+                InitialCopy(edge, settings.copy_rows, settings.copy_jobs),
+                rejoin,
+            )
+            for target in settings.targets_of(node)
+        ]
+
+    return Stream(sync, node, source, make_edges, until_caught_up=once)
+
+
+def make_sink(config: Config, edge: EdgeName) -> Sink:
+    """Return the writer of an edge, by the kind of its target."""
+    node = config.nodes[edge.target]
+    return SqliteSink(edge, node.path) if node.kind == "sqlite" else PostgresSink(edge, node.url)
+
+
+@contextmanager
+def stopping_on_signals(daemon: Daemon) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the daemon while the context lasts; a second signal ends the process at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        daemon.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,311 @@
+"""One edge: the queue that the reader fills, and the thread that writes it to the target and says what is durable there.
+
+The thread goes round: open the sink, copy what must be copied, be ready, let the reader take it aboard the next session of the stream,
+write groups; after an error, wait and begin again from what the target itself says it holds. Memory is only a cache of the target.
+
+The trap: what the reader hands over may be there already (the stream starts at the lowest progress of all its edges), so everything
+committed before `_next` is passed over; strictly before, because a commit record may begin exactly where the last position ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from streamer.copying import InitialCopy, prepare
+from streamer.errors import InternalError, StreamerError
+from streamer.grouping import groups, idle_group
+from streamer.model import LSN, Change, EdgeName, Group, Idle, Piece, TableName
+from streamer.ports import Progress, Sink, Source
+from streamer.queue import PieceQueue
+from streamer.report import Counters, EdgeReport, Problem, State
+from streamer.retry import Backoff
+from streamer.router import Route
+
+QUEUE_BYTES: Final = 32 << 20
+"""How much of the stream may wait for one target; together with the group in hand it bounds memory."""
+GROUP_BYTES: Final = 8 << 20
+"""How much one group gathers."""
+IDLE_BYTES: Final = 1 << 20
+"""WAL without anything for this edge that may pass before progress is moved for its own sake."""
+SETTLE_SECONDS: Final = 3.0
+"""How long a stopping edge waits for its last group to be durable."""
+LOOK_SECONDS: Final = 0.1
+"""How often durability is asked for while something is not durable yet."""
+
+
+class Edge:
+    """Writes one stream to one target. `rejoin` asks for a new session of the stream, because the edge is ready."""
+
+    def __init__(
+        self,
+        name: EdgeName,
+        source: Source,
+        make_sink: Callable[[], Sink],
+        route: Route,
+        copy: InitialCopy,
+        rejoin: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._make_sink = make_sink
+        self._route = route
+        self._copy = copy
+        self._rejoin = rejoin
+        self._queue = PieceQueue(QUEUE_BYTES)
+        self._thread = threading.Thread(target=self._run, name=f"edge {name}", daemon=True)
+        self._stop = threading.Event()
+        self._cut = threading.Event()
+        self._log = structlog.get_logger().bind(sync=name.sync, source=name.source, target=name.target)
+        self._state = State.STARTING
+        self._problem: Problem | None = None
+        self._counters = Counters()
+        self._delay = 0.0
+        self._applied_at: datetime | None = None
+        self._writing = False
+        #: what the target holds, and what of it survives a crash; None until the target has said so
+        self._position: LSN | None = None
+        self._durable: LSN | None = None
+        # the reader's side; the lock guards coming and going, so that neither side acts on what the other has just left behind
+        self._lock = threading.Lock()
+        self._ready = False
+        self._aboard = threading.Event()
+        self._next = LSN(0)
+        self._unfinished = False
+        self._sent = LSN(0)
+        self._idle_queued = LSN(0)
+        self._starts: dict[TableName, LSN] = {}
+        self._settled_from = LSN(0)
+        self._ignoring = False
+
+    # -- the reader's side -------------------------------------------------------------------------------------------------------
+
+    def board(self) -> LSN | None:
+        """Take part in the session that now begins, if the target is ready; return the position that the edge needs it from.
+
+        Only the reader lets an edge aboard, and only between sessions: what it offered before belongs to a session that began
+        elsewhere, and is let go of here.
+        """
+        with self._lock:
+            if not self._ready:
+                return None
+            if not self._aboard.is_set():
+                self._queue.clear()
+                self._next = self._idle_queued = self._position or LSN(0)
+                self._unfinished = False
+                self._aboard.set()
+            return self._next
+
+    @property
+    def durable(self) -> LSN | None:
+        """The position up to which the target will not forget; None if it has not said yet."""
+        return self._durable
+
+    @property
+    def failed(self) -> bool:
+        """Whether the edge has given up until somebody acts."""
+        return self._state is State.FAILED
+
+    @property
+    def problem(self) -> Problem | None:
+        """The last error, while it lasts."""
+        return self._problem
+
+    def offer(self, item: Piece | Idle, timeout: float) -> bool:
+        """Take over the item, or find that it is not for this edge; False if the queue stayed full for `timeout` seconds."""
+        if not self._aboard.is_set():
+            return True
+        if isinstance(item, Idle):
+            return self._offer_idle(item, timeout)
+        if item.transaction.position < self._next:
+            return True
+        self._sent = max(self._sent, item.transaction.position)
+        changes = self._changes_for_us(item)
+        if not changes and not self._unfinished:
+            return item.end is None or self._offer_idle(Idle(item.end, urgent=False), timeout)
+        if changes is not item.changes:
+            item = Piece(item.transaction, changes, item.size, item.end)
+        if not self._queue.put(item, timeout):
+            return False
+        self._unfinished = item.end is None
+        if item.end is not None:
+            self._next = self._sent = item.end
+        return True
+
+    def _offer_idle(self, item: Idle, timeout: float) -> bool:
+        """Move progress without changes: only now and then, because it is a write on the target, and may echo in a mesh."""
+        self._sent = max(self._sent, item.position)
+        last = max(self._idle_queued, self._position or LSN(0))
+        if item.position - last < (1 if item.urgent else IDLE_BYTES):
+            return True
+        if not self._queue.put(item, timeout):
+            return False
+        self._idle_queued = item.position
+        return True
+
+    def _changes_for_us(self, piece: Piece) -> list[Change]:
+        transaction = piece.transaction
+        if not self._route.accepts(transaction):
+            return []
+        position = transaction.position
+        if position >= self._settled_from and not self._ignoring:
+            return piece.changes
+        starts = self._starts
+        return [c for c in piece.changes if (start := starts.get(c[1].table)) is not None and position >= start]
+
+    def end_session(self) -> None:
+        """The stream begins anew: a transaction that is only half here will come again from its beginning."""
+        if self._unfinished:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Leave the stream, and come back from the target's own progress once the group in hand is done."""
+        self._cut.set()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._ready = False
+            self._aboard.clear()
+            self._queue.clear()
+
+    # -- the writer's side -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to finish the group in hand and end."""
+        self._stop.set()
+        self._queue.wake()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        while not self._stop.is_set():
+            try:
+                self._serve(backoff)
+            except StreamerError as error:
+                if self._stop.is_set():
+                    break  # what we broke off ourselves is no failure
+                self._failed(error)
+                if error.permanent:
+                    return
+                self._stop.wait(backoff.wait())
+            except Exception as error:  # a bug must not end the thread in silence
+                self._log.exception("edge_broken")
+                self._failed(InternalError(f"edge {self.name}: unexpected {type(error).__name__}: {error}"))
+                return
+        self._state = State.STOPPED
+
+    def _serve(self, backoff: Backoff) -> None:
+        """Bring the target to the point where the stream can go on, and write until told otherwise."""
+        self._cut.clear()
+        self._state = State.RETRYING if self._problem else State.STARTING
+        sink = self._make_sink()
+        try:
+            self._get_ready(prepare(self.name, self._source, sink, self._copy, self._stop.is_set))
+            self._write(sink, backoff)
+        finally:
+            self._leave()
+            sink.close()
+
+    def _get_ready(self, progress: Progress) -> None:
+        self._position = self._durable = progress.position
+        self._starts = progress.copied
+        self._settled_from = max(progress.copied.values(), default=progress.position)
+        self._ignoring = self._copy.ignoring
+        self._counters.copied = self._copy.copied_rows
+        self._log.info("edge_ready", position=str(progress.position))
+        self._ready = True
+        self._rejoin()
+
+    def _write(self, sink: Sink, backoff: Backoff) -> None:
+        looked = time.monotonic()
+        while not self._aboard.wait(LOOK_SECONDS):
+            if self._stop.is_set():
+                return
+        self._state = State.STREAMING
+        while not self._stop.is_set() and not self._cut.is_set():
+            undurable = self._durable != self._position
+            items = self._queue.take(GROUP_BYTES, LOOK_SECONDS if undurable else 1.0)
+            self._writing = bool(items)
+            self._write_items(sink, items)
+            self._writing = False
+            if items:
+                backoff.reset()
+                self._problem = None
+            if undurable and (not items or time.monotonic() - looked > LOOK_SECONDS):
+                self._durable = sink.durable()
+                looked = time.monotonic()
+        self._settle(sink)
+
+    def _write_items(self, sink: Sink, items: list[Piece | Idle]) -> None:
+        for group in groups(item for item in items if isinstance(item, Piece)):
+            if self._stop.is_set() or self._cut.is_set():
+                return
+            self._write_group(sink, group)
+        if items and isinstance(last := items[-1], Idle) and self._position is not None and last.position > self._position:
+            self._write_group(sink, idle_group(self.name.source, last.position, datetime.now(UTC)))
+
+    def _write_group(self, sink: Sink, group: Group) -> None:
+        written = sink.write(group)
+        counters = self._counters
+        counters.inserted += written.inserted
+        counters.updated += written.updated
+        counters.deleted += written.deleted
+        counters.truncated += written.truncated
+        counters.missing += written.missing
+        counters.transactions += group.transactions
+        counters.groups += 1
+        if written.missing:
+            self._log.warning("rows_missing", rows=written.missing, position=str(group.position))
+        if group.complete:
+            self._position = group.position
+            if group.transactions:
+                self._applied_at = group.origin.commit_time
+                self._delay = (datetime.now(UTC) - group.origin.commit_time).total_seconds()
+
+    def _settle(self, sink: Sink) -> None:
+        """Before leaving: give the target a moment to make the last group durable, so that it need not be read again."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self._durable != self._position and time.monotonic() < deadline:
+            self._durable = sink.durable()
+            threading.Event().wait(0.02)
+
+    def _failed(self, error: StreamerError) -> None:
+        self._counters.retries += 1
+        self._state = State.FAILED if error.permanent else State.RETRYING
+        first = self._problem is None or self._problem.message != error.message
+        self._problem = Problem.of(error, datetime.now(UTC))
+        if first:
+            self._log.error("edge_failed", error=error.message, remedy=error.hint, permanent=error.permanent)
+
+    def report(self) -> EdgeReport:
+        """Return what the edge is doing now."""
+        position = self._position
+        behind = max(0, self._sent - position) if position is not None and (self._writing or self._queue.size) else 0
+        since = (datetime.now(UTC) - self._applied_at).total_seconds() if behind and self._applied_at else 0.0
+        return EdgeReport(
+            sync=self.name.sync,
+            source=self.name.source,
+            target=self.name.target,
+            state=State.COPYING if self._copy.running else self._state,
+            position="" if self._durable is None else str(self._durable),
+            lag_bytes=behind,
+            lag_seconds=since,
+            delay_seconds=self._delay,
+            queue_bytes=self._queue.size,
+            counters=self._counters,
+            problem=self._problem,
+            copy=self._copy.reports(),
+        )

@@ -1,0 +1,27 @@
+"""Log records: one event word, then fields. For people on a terminal, as JSON lines elsewhere; always on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def configure(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Set up logging for this process; `verbose` adds debug records, `quiet` leaves only errors."""
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of reaches us as an exception as well
+    terminal = sys.stderr.isatty()
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

