@@ -79,6 +79,27 @@ def init(
 
 
 @app.command()
+def check(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """Look at everything that a run depends on, and change nothing. Exit code 1 if something must be cured."""
+    from streamer.admin.check import check as look
+    from streamer.admin.findings import failed, print_findings
+
+    findings = look(_load(config))
+    print_findings(findings, as_json=as_json)
+    raise typer.Exit(1 if failed(findings) else 0)
+
+
+@app.command()
+def tables(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None, as_json: AsJson = False) -> None:
+    """List each table, its key, and what will happen to it on each target."""
+    from streamer.admin import tables as verb
+
+    found, problems = verb.tables(_load(config), sync)
+    verb.print_tables(found, as_json=as_json)
+    _report(problems)
+
+
+@app.command()
 def setup(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
     """Make everything that the syncs need on their nodes. Can be repeated."""
     from streamer.admin.setup import setup as set_up

@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias
 
 import structlog
 
-from streamer.errors import SlotError, SourceError, StreamerError
-from streamer.model import EdgeName
+from streamer.errors import SlotError, StreamerError, no_longer_carried, start_over
+from streamer.model import LSN, EdgeName, SlotIdentity
 from streamer.ports import CopyTable, Progress, Sink, SlotState, Snapshot, Source
 from streamer.report import CopyReport
 
@@ -32,15 +32,16 @@ def prepare(edge: EdgeName, source: Source, sink: Sink, copy: InitialCopy, stopp
     if progress is None:
         sink.begin(state.identity, state.confirmed)
         progress = Progress(state.identity, state.confirmed, {})
-    _verify(edge, progress, state)
+    verify(edge, progress.slot, progress.position, state)
     copy.run(source, sink, progress, stopped)
     return progress
 
 
-def _verify(edge: EdgeName, progress: Progress, state: SlotState) -> None:
-    """Refuse to skip over changes that nobody can read any more."""
-    way_on = f'to copy the rows again: streamer teardown --sync {edge.sync}, streamer setup --sync {edge.sync}, then run with copy = "always"'
-    theirs, ours = state.identity, progress.slot
+def verify(edge: EdgeName, ours: SlotIdentity, position: LSN, state: SlotState) -> None:
+    """Refuse to skip over changes that nobody can read any more: raise SlotError unless the slot is `ours`, with all from
+    `position` on."""
+    way_on = start_over(edge.sync)
+    theirs = state.identity
     if theirs.system_identifier != ours.system_identifier:
         raise SlotError(
             f'edge {edge}: the progress on "{edge.target}" belongs to cluster {ours.system_identifier}, '
@@ -53,16 +54,16 @@ def _verify(edge: EdgeName, progress: Progress, state: SlotState) -> None:
             f'not to "{theirs.slot}" of "{theirs.database}"',
             f"correct nodes.{edge.source}.url; or, {way_on}",
         )
-    if state.confirmed > progress.position:
+    if state.confirmed > position:
         raise SlotError(
-            f'slot "{theirs.slot}" on "{edge.source}" starts at {state.confirmed}, but "{edge.target}" holds only what was committed '
-            f"before {progress.position}: the slot was created anew or advanced, and the changes between are lost",
+            f'slot "{theirs.slot}" on "{edge.source}" starts at {state.confirmed}, but "{edge.target}" holds only what was '
+            f"committed before {position}: the slot was created anew or advanced, and the changes between are lost",
             way_on,
         )
-    if state.current < progress.position:
+    if state.current < position:
         raise SlotError(
             f'the WAL of "{edge.source}" ends at {state.current}, but "{edge.target}" holds what was committed before '
-            f"{progress.position}: the source was restored from a backup",
+            f"{position}: the source was restored from a backup",
             way_on,
         )
 
@@ -76,8 +77,6 @@ class InitialCopy:
         self._log = structlog.get_logger().bind(sync=edge.sync, source=edge.source, target=edge.target)
         self._running: dict[CopyTable, int] = {}
         self._done: dict[CopyTable, int] = {}
-        #: whether tables were found that are selected but not a part of the edge, so that changes of them must be left out
-        self.ignoring = False
 
     @property
     def running(self) -> bool:
@@ -102,9 +101,8 @@ class InitialCopy:
         Raises SourceError if a table was carried once and is no longer; otherwise what the ends raise.
         """
         joined = progress.copied
-        self.ignoring = False
         new = [t for t in source.tables() if self._joins(t, sink, progress)]
-        kept = [t for t in new if self._policy == "never" or (self._policy == "if-empty" and not sink.is_empty(t.table))]
+        kept = [t for t in new if not self._wants(t, sink)]
         for table in kept:
             sink.keep(table.table, progress.position)
             joined[table.table] = progress.position
@@ -113,15 +111,16 @@ class InitialCopy:
                 self._copy(snapshot, sink, wanted, stopped)
                 joined.update({t.table: snapshot.position for t in wanted})
 
+    def _wants(self, table: CopyTable, sink: Sink) -> bool:
+        """Whether the policy has the table copied."""
+        return self._policy == "always" or (self._policy == "if-empty" and sink.is_empty(table.table))
+
     def _joins(self, table: CopyTable, sink: Sink, progress: Progress) -> bool:
         """Whether the table becomes a part of the edge now."""
         if table.table in progress.copied:
             if table.carried:
                 return False
-            raise SourceError(
-                f'table "{table.table}" is no longer in the publication of slot "{progress.slot.slot}"',
-                "changes of it may have been missed since; put it back with: streamer setup, and compare the rows",
-            )
+            raise no_longer_carried(table.table, progress.slot.slot)
         made_since = bool(progress.copied) and not sink.has(table.table)
         if made_since or not table.carried:
             self._log.warning(
@@ -130,7 +129,6 @@ class InitialCopy:
                 reason="the sync selects it, but it was made after setup",
                 remedy="run: streamer setup, then restart streamer run",
             )
-            self.ignoring = True
             return False
         return True
 

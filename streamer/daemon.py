@@ -7,11 +7,14 @@ Each stream has a reader thread (here) and a writer thread an edge (edge.py). Th
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
+from typing import Final
 
 from streamer.capture.slot import SlotSource
 from streamer.config import Config, slot_name
@@ -25,6 +28,12 @@ from streamer.router import Route
 from streamer.sinks.postgres import PostgresSink
 from streamer.sinks.sqlite import SqliteSink
 from streamer.stream import Stream
+
+POLL_SECONDS: Final = 0.2
+"""How often the main thread looks whether it was told to stop."""
+SWITCH_SECONDS: Final = 0.0005
+"""How long a busy thread may keep the others waiting. A writer gives up the GIL with every round trip, and with Python's 5 ms it
+would wait that long to get it back from a reader that decodes a large transaction."""
 
 
 class Daemon:
@@ -42,19 +51,28 @@ class Daemon:
                 f"no stream of the config has sync {sync or '(any)'} and source {source or '(any)'}", "see: streamer tables"
             )
         self._streams = [make_stream(config, name, node, once=once) for name, node in chosen]
+        self._once = once
+        self._stopping = False
         self._threads = [threading.Thread(target=s.run, name=f"stream {s.name}", daemon=True) for s in self._streams]
 
     def run(self) -> bool:
-        """Stream until stopped, or until nothing is left to do. Return whether all went well."""
+        """Stream until stopped, or with `once` until nothing is left to do. Return whether all went well.
+
+        A stream that has failed for good stays, so that `status` and metrics show it.
+        """
+        sys.setswitchinterval(SWITCH_SECONDS)
         for thread in self._threads:
             thread.start()
+        while not self._once and not self._stopping:
+            time.sleep(POLL_SECONDS)  # not an Event: the signal that sets it may find the main thread inside its lock
         for thread in self._threads:
             while thread.is_alive():
-                thread.join(timeout=0.5)
+                thread.join(timeout=POLL_SECONDS)
         return not any(stream.state is State.FAILED or stream.problem for stream in self.report())
 
     def stop(self) -> None:
         """Ask all streams to finish the group in hand, confirm, and end."""
+        self._stopping = True
         for stream in self._streams:
             stream.stop()
 

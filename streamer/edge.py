@@ -1,27 +1,30 @@
 """One edge: the queue that the reader fills, and the thread that writes it to the target and says what is durable there.
 
-The thread goes round: open the sink, copy what must be copied, be ready, let the reader take it aboard the next session of the stream,
-write groups; after an error, wait and begin again from what the target itself says it holds. Memory is only a cache of the target.
+The thread goes round: open the sink, copy what must be copied, be ready, let the reader take it aboard the next session of the
+stream, write groups; after an error, wait and begin again from what the target itself says it holds. Memory is only a cache of
+the target.
 
-The trap: what the reader hands over may be there already (the stream starts at the lowest progress of all its edges), so everything
-committed before `_next` is passed over; strictly before, because a commit record may begin exactly where the last position ends.
+The trap: what the reader hands over may be there already (the stream starts at the lowest progress of all its edges), so
+everything committed before `_Intake.next` is passed over; strictly before, because a commit record may begin exactly where the
+last position ends.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
-from streamer.copying import InitialCopy, prepare
+from streamer.copying import InitialCopy, prepare, verify
 from streamer.errors import InternalError, StreamerError
 from streamer.grouping import groups, idle_group
-from streamer.model import LSN, Change, EdgeName, Group, Idle, Piece, TableName
-from streamer.ports import Progress, Sink, Source
+from streamer.model import LSN, Change, EdgeName, Group, Idle, Piece, SlotIdentity, TableName
+from streamer.ports import Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
 from streamer.retry import Backoff
@@ -35,8 +38,24 @@ IDLE_BYTES: Final = 1 << 20
 """WAL without anything for this edge that may pass before progress is moved for its own sake."""
 SETTLE_SECONDS: Final = 3.0
 """How long a stopping edge waits for its last group to be durable."""
+COMPLAIN_SECONDS: Final = 10.0
+"""How often at most the log says that updates and deletes found no row."""
 LOOK_SECONDS: Final = 0.1
 """How often durability is asked for while something is not durable yet."""
+
+
+@dataclass(slots=True)
+class _Intake:
+    """How far the reader has come with an edge."""
+
+    #: everything committed before it is in the queue or the target
+    next: LSN
+    #: what the source has sent of it, for the lag
+    sent: LSN
+    #: the last position that was queued for its own sake
+    idle: LSN
+    #: the last transaction in the queue is not whole
+    unfinished: bool = False
 
 
 class Edge:
@@ -68,6 +87,7 @@ class Edge:
         self._delay = 0.0
         self._applied_at: datetime | None = None
         self._writing = False
+        self._complain_at = 0.0
         #: what the target holds, and what of it survives a crash; None until the target has said so
         self._position: LSN | None = None
         self._durable: LSN | None = None
@@ -75,13 +95,10 @@ class Edge:
         self._lock = threading.Lock()
         self._ready = False
         self._aboard = threading.Event()
-        self._next = LSN(0)
-        self._unfinished = False
-        self._sent = LSN(0)
-        self._idle_queued = LSN(0)
+        self._slot: SlotIdentity | None = None
+        self._intake = _Intake(LSN(0), LSN(0), LSN(0))
         self._starts: dict[TableName, LSN] = {}
         self._settled_from = LSN(0)
-        self._ignoring = False
 
     # -- the reader's side -------------------------------------------------------------------------------------------------------
 
@@ -96,10 +113,10 @@ class Edge:
                 return None
             if not self._aboard.is_set():
                 self._queue.clear()
-                self._next = self._idle_queued = self._position or LSN(0)
-                self._unfinished = False
+                position = self._position or LSN(0)
+                self._intake = _Intake(position, position, position)
                 self._aboard.set()
-            return self._next
+            return self._intake.next
 
     @property
     def durable(self) -> LSN | None:
@@ -116,51 +133,63 @@ class Edge:
         """The last error, while it lasts."""
         return self._problem
 
-    def offer(self, item: Piece | Idle, timeout: float) -> bool:
-        """Take over the item, or find that it is not for this edge; False if the queue stayed full for `timeout` seconds."""
+    def offer(self, items: Sequence[Piece | Idle], timeout: float) -> bool:
+        """Take over what of the items is for this edge; False, and nothing taken, if the queue stayed full for `timeout` seconds.
+
+        They come by the handful, because waking the writer for every small transaction would cost more than writing it.
+        """
         if not self._aboard.is_set():
             return True
-        if isinstance(item, Idle):
-            return self._offer_idle(item, timeout)
-        if item.transaction.position < self._next:
-            return True
-        self._sent = max(self._sent, item.transaction.position)
-        changes = self._changes_for_us(item)
-        if not changes and not self._unfinished:
-            return item.end is None or self._offer_idle(Idle(item.end, urgent=False), timeout)
-        if changes is not item.changes:
-            item = Piece(item.transaction, changes, item.size, item.end)
-        if not self._queue.put(item, timeout):
+        intake = replace(self._intake)
+        chosen = [ours for item in items if (ours := self._choose(item, intake)) is not None]
+        if chosen and not self._queue.put(chosen, timeout):
             return False
-        self._unfinished = item.end is None
-        if item.end is not None:
-            self._next = self._sent = item.end
+        self._intake = intake
         return True
 
-    def _offer_idle(self, item: Idle, timeout: float) -> bool:
+    def _choose(self, item: Piece | Idle, intake: _Intake) -> Piece | Idle | None:
+        """The item as the edge wants it, noted in `intake`; None if it is not for us, or here already."""
+        if isinstance(item, Idle):
+            return self._choose_idle(item, intake)
+        position = item.transaction.position
+        if position < intake.next:
+            return None
+        intake.sent = max(intake.sent, position)
+        changes = self._changes_for_us(item)
+        if not changes and not intake.unfinished:
+            return None if item.end is None else self._choose_idle(Idle(item.end, urgent=False), intake)
+        intake.unfinished = item.end is None
+        if item.end is not None:
+            intake.next = intake.sent = item.end
+        return item if changes is item.changes else Piece(item.transaction, changes, item.size, item.end)
+
+    def _choose_idle(self, item: Idle, intake: _Intake) -> Idle | None:
         """Move progress without changes: only now and then, because it is a write on the target, and may echo in a mesh."""
-        self._sent = max(self._sent, item.position)
-        last = max(self._idle_queued, self._position or LSN(0))
+        intake.sent = max(intake.sent, item.position)
+        last = max(intake.idle, self._position or LSN(0))
         if item.position - last < (1 if item.urgent else IDLE_BYTES):
-            return True
-        if not self._queue.put(item, timeout):
-            return False
-        self._idle_queued = item.position
-        return True
+            return None
+        intake.idle = item.position
+        return item
 
     def _changes_for_us(self, piece: Piece) -> list[Change]:
         transaction = piece.transaction
         if not self._route.accepts(transaction):
             return []
-        position = transaction.position
-        if position >= self._settled_from and not self._ignoring:
+        position, starts = transaction.position, self._starts
+        # a table that has joined the stream since the edge began is copied first, with the next start
+        if position >= self._settled_from and all(r.table in starts for r in {c[1] for c in piece.changes}):
             return piece.changes
-        starts = self._starts
         return [c for c in piece.changes if (start := starts.get(c[1].table)) is not None and position >= start]
+
+    def verify(self, state: SlotState) -> None:
+        """Make sure that the session that has just been opened gives all that this edge lacks. Raises SlotError."""
+        if self._slot is not None and self._aboard.is_set():
+            verify(self.name, self._slot, self._intake.next, state)
 
     def end_session(self) -> None:
         """The stream begins anew: a transaction that is only half here will come again from its beginning."""
-        if self._unfinished:
+        if self._aboard.is_set() and self._intake.unfinished:
             self.let_go()
 
     def let_go(self) -> None:
@@ -213,17 +242,19 @@ class Edge:
         self._state = State.RETRYING if self._problem else State.STARTING
         sink = self._make_sink()
         try:
-            self._get_ready(prepare(self.name, self._source, sink, self._copy, self._stop.is_set))
+            progress = prepare(self.name, self._source, sink, self._copy, self._stop.is_set)
+            self._get_ready(progress, sink.durable())
             self._write(sink, backoff)
         finally:
             self._leave()
             sink.close()
 
-    def _get_ready(self, progress: Progress) -> None:
-        self._position = self._durable = progress.position
+    def _get_ready(self, progress: Progress, durable: LSN) -> None:
+        self._position = progress.position
+        self._durable = durable
+        self._slot = progress.slot
         self._starts = progress.copied
         self._settled_from = max(progress.copied.values(), default=progress.position)
-        self._ignoring = self._copy.ignoring
         self._counters.copied = self._copy.copied_rows
         self._log.info("edge_ready", position=str(progress.position))
         self._ready = True
@@ -232,7 +263,7 @@ class Edge:
     def _write(self, sink: Sink, backoff: Backoff) -> None:
         looked = time.monotonic()
         while not self._aboard.wait(LOOK_SECONDS):
-            if self._stop.is_set():
+            if self._stop.is_set() or self._cut.is_set():
                 return
         self._state = State.STREAMING
         while not self._stop.is_set() and not self._cut.is_set():
@@ -267,8 +298,9 @@ class Edge:
         counters.missing += written.missing
         counters.transactions += group.transactions
         counters.groups += 1
-        if written.missing:
-            self._log.warning("rows_missing", rows=written.missing, position=str(group.position))
+        if written.missing and time.monotonic() >= self._complain_at:
+            self._complain_at = time.monotonic() + COMPLAIN_SECONDS
+            self._log.warning("rows_missing", rows=counters.missing, position=str(group.position))
         if group.complete:
             self._position = group.position
             if group.transactions:
@@ -293,7 +325,7 @@ class Edge:
     def report(self) -> EdgeReport:
         """Return what the edge is doing now."""
         position = self._position
-        behind = max(0, self._sent - position) if position is not None and (self._writing or self._queue.size) else 0
+        behind = max(0, self._intake.sent - position) if position is not None and (self._writing or self._queue.size) else 0
         since = (datetime.now(UTC) - self._applied_at).total_seconds() if behind and self._applied_at else 0.0
         return EdgeReport(
             sync=self.name.sync,

@@ -79,3 +79,19 @@ class InternalError(StreamerError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "please report it together with the log")
+
+
+def start_over(sync: str) -> str:
+    """Return the remedy when changes of a sync are gone for good."""
+    return (
+        f"to start over with a new copy of the rows: streamer teardown --sync {sync}, streamer setup --sync {sync}, "
+        'then run with copy = "always"'
+    )
+
+
+def no_longer_carried(table: object, slot: str) -> SourceError:
+    """Return the error for a table that the stream carried once, and that its publication lacks now."""
+    return SourceError(
+        f'table "{table}" is no longer in the publication of slot "{slot}"',
+        "changes of it may have been missed since; put it back with: streamer setup, and compare the rows",
+    )

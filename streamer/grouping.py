@@ -1,7 +1,8 @@
 """From what the queue holds to groups, each of which a sink writes into one target transaction. Pure.
 
-A lone transaction is a group of its own and goes at once; when more is waiting, whole transactions of the same origin share a group.
-Only the last piece may be of an unfinished transaction: then the group is incomplete and its target transaction stays open.
+A lone transaction is a group of its own and goes at once; when more is waiting, whole transactions of the same origin share a
+group. Only the last piece may be of an unfinished transaction: then the group is incomplete and its target transaction stays
+open.
 """
 
 from __future__ import annotations

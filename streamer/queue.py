@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from streamer.model import Idle, Piece
 
@@ -15,7 +16,7 @@ _IDLE_SIZE = 100
 
 
 class PieceQueue:
-    """Holds pieces of up to `limit` bytes in all; one piece always fits an empty queue."""
+    """Holds pieces of up to `limit` bytes in all; whatever is put into an empty queue fits."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -28,19 +29,20 @@ class PieceQueue:
         """Bytes waiting."""
         return self._bytes
 
-    def put(self, item: Piece | Idle, timeout: float) -> bool:
-        """Append the item, waiting up to `timeout` seconds for room; return whether there was."""
-        size = _size(item)
+    def put(self, items: Sequence[Piece | Idle], timeout: float) -> bool:
+        """Append the items, waiting up to `timeout` seconds for room; return whether there was. All of them or none."""
+        size = sum(map(_size, items))
         with self._changed:
             if not self._changed.wait_for(lambda: not self._items or self._bytes + size <= self._limit, timeout):
                 return False
-            self._items.append(item)
+            self._items.extend(items)
             self._bytes += size
             self._changed.notify_all()
             return True
 
     def take(self, limit: int, timeout: float) -> list[Piece | Idle]:
-        """Remove and return what is waiting, up to `limit` bytes but at least one item; empty if `timeout` seconds bring nothing."""
+        """Remove and return what is waiting, up to `limit` bytes but at least one item; empty if `timeout` seconds bring
+        nothing."""
         with self._changed:
             if not self._items:
                 self._changed.wait(timeout)

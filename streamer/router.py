@@ -24,8 +24,8 @@ def forwards(*, source: str, target: str, origin: str, via: str, sync_sources: C
         return False
     if origin == source:
         return True
-    # the target gets it from its origin directly
-    return origin not in sync_sources
+    # the target gets it from its origin directly, or from the source of this sync that it came in by
+    return origin not in sync_sources and via not in sync_sources
 
 
 class Route:

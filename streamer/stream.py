@@ -98,17 +98,16 @@ class Stream:
         start = self._wait_for_edges()
         if start is None:
             return
-        if self._until_caught_up and self._goal is None:
-            self._goal = self._source.state().current
         with self._source.read_from(start) as reader:
+            self._check_slot()
             self._state = State.STREAMING
             self._log.info("stream_reading", position=str(start))
             try:
                 while not self._rejoin.is_set() and not self._finished():
-                    for item in reader.read(WAIT_SECONDS):
+                    if items := reader.read(WAIT_SECONDS):
                         self._problem = None
                         backoff.reset()
-                        self._dispatch(item, reader)
+                        self._dispatch(items, reader)
                     reader.confirm(self._confirmable())
             finally:
                 for edge in self._edges:
@@ -116,6 +115,15 @@ class Stream:
                 if self._stop.is_set() or self._finished():
                     self._stop_edges()
             reader.confirm(self._confirmable())
+
+    def _check_slot(self) -> None:
+        """Look at the slot once it is ours: before, somebody may have advanced it or made it anew, and the server would begin there
+        without a word."""
+        state = self._source.state()
+        for edge in self._edges:
+            edge.verify(state)
+        if self._until_caught_up and self._goal is None:
+            self._goal = state.current
 
     def _wait_for_edges(self) -> LSN | None:
         """Return where to start, once an edge is aboard; None if there is no point in waiting."""
@@ -126,17 +134,21 @@ class Stream:
             self._rejoin.wait(WAIT_SECONDS)
         return None
 
-    def _dispatch(self, item: Piece | Idle, reader: Reader) -> None:
-        if isinstance(item, Idle) and self._goal is not None and item.position >= self._goal:
-            item = Idle(item.position, urgent=True)
+    def _dispatch(self, items: Sequence[Piece | Idle], reader: Reader) -> None:
+        if self._goal is not None:
+            items = [self._hastened(item) for item in items]
         for edge in self._edges:
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while not edge.offer(item, WAIT_SECONDS):
+            while not edge.offer(items, WAIT_SECONDS):
                 reader.confirm(self._confirmable())
                 if self._stop.is_set():
                     return
                 if len(self._edges) > 1 and time.monotonic() > deadline:
                     edge.let_go()
+
+    def _hastened(self, item: Piece | Idle) -> Piece | Idle:
+        """With a goal, a position past it is to be made durable at once: it is what we wait for."""
+        return Idle(item.position, urgent=True) if isinstance(item, Idle) and item.position >= (self._goal or 0) else item
 
     def _confirmable(self) -> LSN:
         return self._confirmation.advance(edge.durable for edge in self._edges)

@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS streamer.progress (
     PRIMARY KEY (sync, source, target)
 ) WITH (fillfactor = 10);
 
--- The tables of an edge whose rows are here, and from which position on their changes are applied.
+-- The tables of an edge whose rows are here, and from which position on their changes are applied. A row is the first write of the
+-- transaction that copies the table, so that tables can be copied side by side: they would wait for each other at the progress row.
 CREATE TABLE IF NOT EXISTS streamer.copy (
     sync text NOT NULL,
     source text NOT NULL,
@@ -28,6 +29,8 @@ CREATE TABLE IF NOT EXISTS streamer.copy (
     table_name text NOT NULL,
     position text NOT NULL,
     rows bigint,
-    copied_at timestamp with time zone NOT NULL DEFAULT now(),
+    origin text NOT NULL,
+    origin_position text NOT NULL,
+    origin_time timestamp with time zone NOT NULL,
     PRIMARY KEY (sync, source, target, schema_name, table_name)
 );

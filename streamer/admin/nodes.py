@@ -63,6 +63,7 @@ def session(config: Config, node: str) -> Iterator[Connection]:
     """
     with connect(node, config.nodes[node].url, application=APPLICATION) as connection:
         try:
+            connection.execute("SET search_path = pg_catalog")  # names of types come qualified, and nobody's functions are called
             yield connection
         except psycopg.Error as error:
             raise explained(node, connection, error) from error

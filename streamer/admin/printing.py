@@ -10,10 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 
+def on_terminal() -> bool:
+    """Return whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print the rows under their headers on standard output."""
-    if sys.stdout.isatty():
-        table = Table(*headers)
+    if on_terminal():
+        table = Table()
+        for header in headers:
+            table.add_column(header, overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))  # Text: names may hold what rich takes for markup
         Console().print(table)

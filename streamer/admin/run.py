@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 from streamer import http, logs
+from streamer.admin import copy_bars
 from streamer.config import Config
 from streamer.daemon import Daemon, stopping_on_signals
 from streamer.errors import StreamerError
@@ -16,7 +17,8 @@ def run(config: Config, *, sync: str | None, source: str | None, once: bool) -> 
     """Stream until stopped, or with `once` until caught up; return what went wrong and was not cured. Raises UsageError."""
     logs.configure()
     daemon = Daemon(config, sync=sync, source=source, once=once)
-    with nullcontext() if once else http.serving(config.http.address, daemon.report), stopping_on_signals(daemon):
+    serving = nullcontext() if once else http.serving(config.http.address, daemon.report)
+    with serving, stopping_on_signals(daemon), copy_bars.shown(daemon.report):
         daemon.run()
     return [StreamerError(p.message, p.hint) for p in problems(daemon.report())]
 

@@ -2,7 +2,7 @@
 
 A decoder (`pgoutput`, `wal2json`) turns every payload into a message; `Assembler` gathers the changes between Begin and Commit
 and cuts them into pieces of about PIECE_BYTES, so that a transaction of any size passes in bounded memory. A transaction that
-streamer applied carries a tag: its first change is a row of streamer.progress, which names the origin (DESIGN section 8).
+streamer applied carries a tag: its first change is a row of streamer.progress or streamer.copy, which names the origin.
 
 The trap: what a transaction is (its origin) is known with its first change only, so no piece leaves before that.
 """
@@ -26,7 +26,8 @@ COLUMN_BYTES: Final = 60
 """Python's part of a column's value: the str around its bytes, and its place in the row."""
 
 OWN_SCHEMA: Final = "streamer"
-PROGRESS: Final = TableName(OWN_SCHEMA, "progress")
+TAGS: Final = frozenset({TableName(OWN_SCHEMA, "progress"), TableName(OWN_SCHEMA, "copy")})
+"""Where the first write of every transaction of ours goes: an edge's progress, or the record of a copied table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Assembler:
     def _tagged(self, change: Change, begin: Begin) -> Transaction | None:
         """The transaction as its tag describes it; None if the first change is no tag."""
         _, relation, _, new = change
-        if relation.table != PROGRESS or new is None:
+        if relation.table not in TAGS or new is None:
             return None
         return _read_tag(relation, new, begin)
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from streamer.errors import ConnectError, SlotError, SourceError, StreamerError
+from streamer.errors import ConnectError, SlotError, SourceError, StreamerError, start_over
 
 ALLOW_WAL2JSON = (
     "on that server: ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json; SELECT pg_reload_conf(); "
     "(three separate names, not one quoted list)"
 )
-RECOPY = 'to start over with a new copy of the rows: streamer teardown --sync {sync}, streamer setup --sync {sync}, then run with copy = "always"'
+
+
+class SlotActive(ConnectError):
+    """Another process reads the slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Diagnosis:
     @property
     def recopy(self) -> str:
         """The way on when changes are gone for good."""
-        return RECOPY.format(sync=self.sync)
+        return start_over(self.sync)
 
     def missing_slot(self) -> SlotError:
         """The slot was there once: what was committed since cannot be read."""
@@ -75,7 +78,7 @@ def _not_installed(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerEr
 
 
 def _active(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
-    return ConnectError(
+    return SlotActive(
         f'slot "{at.slot}" on "{at.node}" is read by another process (PID {match[1]})',
         f"streamer tries again by itself; to end that reader: SELECT pg_terminate_backend({match[1]})",
     )
@@ -92,7 +95,8 @@ _CASES = (
     (r'replication slot "[^"]*" does not exist', lambda at, text, match: at.missing_slot()),
     (r"is active for PID (\d+)", _active),
     (
-        r"can no longer (get changes|access replication slot)|requested WAL segment|has been invalidated|exceeds max_slot_wal_keep_size",
+        r"can no longer (get changes|access replication slot)|requested WAL segment|has been invalidated|"
+        r"exceeds max_slot_wal_keep_size",
         _lost,
     ),
     (r"permission denied to|must be superuser or replication role", _no_role),

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from streamer.capture.assemble import PROGRESS
+from streamer.capture.assemble import TAGS
 from streamer.capture.catalog import SourceTable, read_tables
 from streamer.model import Identity, TableName
 from streamer.session import Connection, version
@@ -57,9 +57,9 @@ class Publication:
 def wanted(connection: Connection, slot: str, tables: Sequence[SourceTable]) -> tuple[Publication, Publication]:
     """Return the stream's publications for these tables."""
     number = version(connection)
-    insert_only = without_identity(connection, tables)
-    main = {PROGRESS, *_publishable(number, (t for t in tables if t.table not in insert_only))}
-    inserts = set(_publishable(number, (t for t in tables if t.table in insert_only)))
+    only_inserts = insert_only(connection, tables, "pgoutput")
+    main = {*TAGS, *_publishable(number, (t for t in tables if t.table not in only_inserts))}
+    inserts = set(_publishable(number, (t for t in tables if t.table in only_inserts)))
     truncate = ", truncate" if number >= TRUNCATES else ""
     options = [("publish_via_partition_root", "true")] if number >= VIA_ROOT else []
     if number >= GENERATED_COLUMNS:
@@ -80,14 +80,14 @@ def _publishable(number: int, tables: Iterable[SourceTable]) -> Iterator[TableNa
             yield table.table
 
 
-def without_identity(connection: Connection, tables: Sequence[SourceTable]) -> set[TableName]:
-    """The tables of which updates and deletes cannot be published: no replica identity, or a partition that has none.
+def insert_only(connection: Connection, tables: Sequence[SourceTable], plugin: str) -> set[TableName]:
+    """The tables whose updates and deletes the plugin cannot give: no replica identity, or a partition that has none.
 
-    FULL is none either if there is a virtual generated column, which cannot be published.
+    For pgoutput FULL is none either if there is a virtual generated column, which cannot be published.
     """
     roots = {leaf: t.table for t in tables for leaf in t.leaves}
     partitions = read_tables(connection, roots.__contains__) if roots else []
-    virtual = _with_virtual_columns(connection)
+    virtual = _with_virtual_columns(connection) if plugin == "pgoutput" else set()
     return {
         roots.get(t.table, t.table)
         for t in (*tables, *partitions)
@@ -164,5 +164,5 @@ def _listed(tables: Iterable[TableName]) -> sql.Composable:
 
 
 def _counted(tables: frozenset[TableName]) -> str:
-    number = len(tables - {PROGRESS})
+    number = len(tables - TAGS)
     return f"{number} table{'' if number == 1 else 's'}"

@@ -25,7 +25,7 @@ from streamer.session import Connection
 REPORT_WHEN_MOVED: Final = 0.1
 """Seconds between status updates while the confirmed position moves."""
 REPORT_ALWAYS: Final = 5.0
-"""Seconds after which one is sent in any case; far below a third of any sensible wal_sender_timeout."""
+"""Seconds after which one is sent in any case."""
 
 _STATUS: Final = struct.Struct(">cQQQqB")
 _KEEPALIVE: Final = struct.Struct(">xQqB")
@@ -55,11 +55,15 @@ class ReplicationStream:
         self._connection = connection
         self._pq = connection.pgconn
         self._explain = explain
-        self._confirmed = position
+        # not `position`: an edge that is away may need what lies before it; the server takes 0 for nothing
+        self._confirmed = LSN(0)
         self._received = position
         self._reported = LSN(0)
         self._reported_at = 0.0
         self._reply_due = True
+        self._interval = REPORT_ALWAYS
+        self._broken: StreamerError | None = None
+        connection.add_notice_handler(self._heed)
         listed = ", ".join(f"{_quote_name(name)} {_quote_text(value)}" for name, value in options.items())
         self._start(f"START_REPLICATION SLOT {_quote_name(slot)} LOGICAL {position} ({listed})")
 
@@ -73,6 +77,16 @@ class ReplicationStream:
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
             raise self._explain(_complaint(result, self._pq))
 
+    def _heed(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Take a warning that changes are being left out for an error; the server itself would go on."""
+        error = self._explain(notice.message_primary or "")
+        if error.permanent:
+            self._broken = error
+
+    def report_every(self, seconds: float) -> None:
+        """Show the server at least this often that we live, also when there is nothing to confirm."""
+        self._interval = min(seconds, REPORT_ALWAYS)
+
     def frames(self, limit: int) -> Iterator[bytes | Keepalive]:
         """Yield what libpq holds: payloads of the plugin and keepalives, until there is no more or `limit` bytes have come.
 
@@ -81,6 +95,8 @@ class ReplicationStream:
         get = self._pq.get_copy_data
         while limit > 0:
             length, data = get(1)
+            if self._broken is not None:
+                raise self._broken
             if length <= 0:
                 if length < 0:
                     raise self._ended()
@@ -103,6 +119,11 @@ class ReplicationStream:
             except psycopg.OperationalError as error:
                 raise self._explain(str(error)) from None
 
+    @property
+    def confirmed(self) -> LSN:
+        """What the server has been told that it may forget, or is about to be; 0 for nothing."""
+        return self._confirmed
+
     def confirm(self, position: LSN) -> None:
         """Let the server forget what lies before `position` (never backwards), and show that we live, when either is due."""
         if position > self._confirmed:
@@ -110,7 +131,7 @@ class ReplicationStream:
         self._received = max(self._received, self._confirmed)
         waited = time.monotonic() - self._reported_at
         moved = self._confirmed > self._reported and waited >= REPORT_WHEN_MOVED
-        if moved or self._reply_due or waited >= REPORT_ALWAYS:
+        if moved or self._reply_due or waited >= self._interval:
             self._report()
 
     def _report(self) -> None:

@@ -1,28 +1,32 @@
 """The slot capture: a stream's reading end on a logical replication slot, with either output plugin.
 
-`SlotSource` answers what the stream asks between sessions (where does the slot stand, which tables, a snapshot); `SlotReader` is one
-open session: frames of the replication protocol go through the decoder and the assembler and come out as pieces of transactions.
-The trap: a keepalive's position may only be taken as idle while no transaction is open.
+`SlotSource` answers what the stream asks between sessions (where does the slot stand, which tables, a snapshot); `SlotReader` is
+one open session: frames of the replication protocol go through the decoder and the assembler and come out as pieces of
+transactions. The trap: a keepalive's position may only be taken as idle while no transaction is open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Final, Protocol
 
+import psycopg
+
 from streamer.capture import publication
 from streamer.capture.assemble import Assembler, Message
-from streamer.capture.catalog import generated_columns, read_tables
-from streamer.capture.diagnose import Diagnosis
+from streamer.capture.catalog import SourceTable, generated_columns, read_tables
+from streamer.capture.diagnose import Diagnosis, SlotActive
 from streamer.capture.pgoutput import PgoutputDecoder
 from streamer.capture.replication import Keepalive, ReplicationStream
 from streamer.capture.snapshot import ExportedSnapshot, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
 from streamer.config import Node
-from streamer.errors import SlotError, SourceError
+from streamer.errors import SlotError, SourceError, no_longer_carried
 from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
 from streamer.ports import CopyTable, SlotState
 from streamer.session import Connection, connect, reported, version
@@ -31,6 +35,10 @@ READ_LIMIT: Final = 1 << 20
 """Bytes decoded before the stream gets a turn: small enough that writers start early and the server is answered in time."""
 
 
+LOOK_SECONDS: Final = 5.0
+"""How often the source is asked whether the stream still carries every table."""
+HANDOVER_SECONDS: Final = 3.0
+"""How long to wait for a slot that another process still reads, before that is an error."""
 PGOUTPUT: Final = 100000
 
 
@@ -52,10 +60,13 @@ def choose_plugin(capture: str, server: int) -> tuple[str, str]:
 class SlotReader:
     """Implements ports.Reader on an open replication stream."""
 
-    def __init__(self, stream: ReplicationStream, decoder: Decoder, assembler: Assembler) -> None:
+    def __init__(self, stream: ReplicationStream, decoder: Decoder, assembler: Assembler, look: Callable[[], None]) -> None:
         self._stream = stream
         self._decoder = decoder
         self._assembler = assembler
+        self._look = look
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._seen = LSN(0)
 
     def read(self, timeout: float) -> list[Piece | Idle]:
         """Return what has come, waiting up to `timeout` seconds if nothing has."""
@@ -77,8 +88,20 @@ class SlotReader:
         return items
 
     def confirm(self, position: LSN) -> None:
-        """Tell the server what it may forget."""
+        """Tell the server what it may forget, and look now and then whether it still gives us everything."""
         self._stream.confirm(position)
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            self._look_after_source()
+
+    def _look_after_source(self) -> None:
+        """A server that shuts down has ended ordinary sessions already, and waits for us to confirm all; if we cannot, leave."""
+        moved, self._seen = self._stream.confirmed > self._seen, self._stream.confirmed
+        try:
+            self._look()
+        except psycopg.OperationalError:
+            if not moved:
+                raise
 
 
 class SlotSource:
@@ -92,6 +115,8 @@ class SlotSource:
         self._selects = selects
         self._diagnosis = Diagnosis(name, sync, slot)
         self._application = f"streamer {sync} {name}"
+        #: the tables that the stream has carried since the daemon started
+        self._carried: set[TableName] = set()
 
     def state(self) -> SlotState:
         """Return where the slot stands."""
@@ -124,17 +149,32 @@ class SlotSource:
         """Return the tables that the sync selects, and whether the stream carries them."""
         with self._connection() as connection:
             tables = read_tables(connection, self._selects)
-            published = self._published(connection) if self._plugin(connection) == "pgoutput" else None
+            carried = self._carried_of(connection, tables)
         return [
             CopyTable(
                 t.table,
                 tuple(c.name for c in t.travelling),
                 tuple(c.type_oid for c in t.travelling),
                 t.rows,
-                carried=published is None or bool({t.table, *t.leaves} & published),
+                carried=t.table in carried,
             )
             for t in tables
         ]
+
+    def _carried_of(self, connection: Connection, tables: Sequence[SourceTable]) -> set[TableName]:
+        """Which of the tables the stream carries."""
+        if self._plugin(connection) != "pgoutput":
+            return {t.table for t in tables}
+        published = self._published(connection)
+        return {t.table for t in tables if {t.table, *t.leaves} & published}
+
+    def _require_carried(self, connection: Connection, tables: Sequence[SourceTable]) -> None:
+        """Make sure that the stream still carries what it did: a publication says nothing when a table is taken out of it."""
+        carried = self._carried_of(connection, tables)
+        for table in tables:
+            if table.table in self._carried - carried:
+                raise no_longer_carried(table.table, self._slot)
+        self._carried |= carried
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -147,35 +187,47 @@ class SlotSource:
         with self._connection() as connection:
             stream, decoder, envelope = self._open(connection, position)
             try:
-                yield SlotReader(stream, decoder, Assembler(self._node, envelope))
+                yield SlotReader(stream, decoder, Assembler(self._node, envelope), partial(self._look, connection))
             finally:
                 stream.finish()
+
+    def _look(self, connection: Connection) -> None:
+        """See that the server is there and the stream carries every table. Raises SourceError, psycopg.Error."""
+        self._require_carried(connection, read_tables(connection, self._selects))
 
     def _open(self, connection: Connection, position: LSN) -> tuple[ReplicationStream, Decoder, int]:
         """Start the stream; return it with its decoder and what a payload spends on a column besides the value, in bytes."""
         tables = read_tables(connection, self._selects)
+        self._require_carried(connection, tables)
         if self._plugin(connection) == "pgoutput":
-            self._published(connection)
             publications = ", ".join(f'"{name}"' for name in publication.names(self._slot))
             options = {"proto_version": "1", "publication_names": publications}
             roots = {leaf: t.table for t in tables for leaf in t.leaves}
-            return self._start(position, options), PgoutputDecoder(roots, partial(generated_columns, connection)), 0
+            return self._start(connection, position, options), PgoutputDecoder(roots, partial(generated_columns, connection)), 0
         try:
             session = Wal2jsonSession(connection, tables, numbers_are_strings=True)
-            return self._start(position, session.options), session.decoder, ENVELOPE_BYTES
+            return self._start(connection, position, session.options), session.decoder, ENVELOPE_BYTES
         except SourceError as error:
             if "numeric-data-types-as-string" not in error.message:
                 raise
         session = Wal2jsonSession(connection, tables, numbers_are_strings=False)  # wal2json before 2.6
-        return self._start(position, session.options), session.decoder, ENVELOPE_BYTES
+        return self._start(connection, position, session.options), session.decoder, ENVELOPE_BYTES
 
-    def _start(self, position: LSN, options: Mapping[str, str]) -> ReplicationStream:
-        replication = connect(self._node, self._url, application=self._application, replication=True)
-        try:
-            return ReplicationStream(replication, self._slot, position, options, self._diagnosis)
-        except BaseException:
-            replication.close()
-            raise
+    def _start(self, connection: Connection, position: LSN, options: Mapping[str, str]) -> ReplicationStream:
+        """Start the replication stream; a slot whose last reader has just died may be held for a moment still."""
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        while True:
+            replication = connect(self._node, self._url, application=self._application, replication=True)
+            try:
+                stream = ReplicationStream(replication, self._slot, position, options, self._diagnosis)
+            except BaseException as error:
+                replication.close()
+                if not isinstance(error, SlotActive) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                stream.report_every(_sender_timeout(connection) / 3)
+                return stream
 
     def _published(self, connection: Connection) -> set[TableName]:
         """The tables in the stream's publications. Newer servers decode on without one, and give nothing."""
@@ -196,3 +248,9 @@ def _current_position(connection: Connection) -> LSN:
     function = "pg_current_wal_flush_lsn" if version(connection) >= 100000 else "pg_current_xlog_location"
     row = connection.execute(f"SELECT {function}()::text").fetchone()
     return LSN.parse(row[0] if row else "0/0")
+
+
+def _sender_timeout(connection: Connection) -> float:
+    """The silence after which the server ends the stream, in seconds; infinite if never."""
+    row = connection.execute("SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'").fetchone()
+    return row[0] / 1000 if row and row[0] else math.inf

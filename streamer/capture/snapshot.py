@@ -44,7 +44,11 @@ class ExportedSnapshot:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._name)))
             with connection.cursor().copy(query) as copy:
-                yield _blocks(copy)
+                yield self._blocks(copy)
+
+    def _blocks(self, rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+        with reported(self._node):  # the rows are read inside the target's own error handling
+            yield from _blocks(rows)
 
 
 def _blocks(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """What a wal2json session needs besides payloads: options for the plugin, and the two look-ups of its decoder.
 
-The plugin names tables only, so the catalog is asked what they are; and before 2.6 it writes NaN and infinity as null, so such a value is
-read again from the table. What is read then is the row as it is now; if it has changed since, the change is on its way.
+The plugin names tables only, so the catalog is asked what they are; and before 2.6 it writes NaN and infinity as null, so such a
+value is read again from the table. What is read then is the row as it is now; if it has changed since, the change is on its way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from streamer.capture.assemble import TAGS
 from streamer.capture.catalog import SourceTable, read_tables
 from streamer.capture.layout import CatalogTable
 from streamer.capture.wal2json import Wal2jsonDecoder, options
@@ -22,10 +23,10 @@ class Wal2jsonSession:
 
     def __init__(self, connection: Connection, tables: Sequence[SourceTable], *, numbers_are_strings: bool) -> None:
         self._connection = connection
-        self._tops = {t.table for t in tables}
+        self._tops = {t.table for t in tables} | TAGS
         #: new partitions are known by their schema only
         schemas = {leaf.schema for t in tables if t.partitioned for leaf in (*t.leaves, t.table)}
-        names = [name for name in _by_name(tables) if name.schema not in schemas]
+        names = [name for name in (*TAGS, *_by_name(tables)) if name.schema not in schemas]
         self.options = options(names, schemas=sorted(schemas), numbers_are_strings=numbers_are_strings)
         self.decoder = Wal2jsonDecoder(
             self._look_up, self._reread, numbers_are_strings=numbers_are_strings, encoding=_encoding(connection)

@@ -99,16 +99,19 @@ class _Fold:
             elif isinstance(step, RowWise):
                 step.changes.append(change)
             elif kind is Kind.UPDATE:
-                assert key is not None and new is not None
+                assert key is not None
+                assert new is not None
                 if old is not None and key(old) != key(new):
                     self._in_place(change)
                 else:
                     _update(step, key(new), new)
             elif kind is Kind.INSERT:
-                assert key is not None and new is not None
+                assert key is not None
+                assert new is not None
                 _insert(step, key(new), new)
             else:
-                assert key is not None and old is not None
+                assert key is not None
+                assert old is not None
                 _delete(step, key(old), old)
         self._close()
         return self._steps

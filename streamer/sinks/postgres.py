@@ -1,9 +1,10 @@
 """The PostgreSQL sink: one connection, one target transaction a group, progress first in it.
 
-A commit is asynchronous, as the built-in subscription's is; `durable` therefore asks how far the target's WAL is flushed, and only what
-lies before it may be confirmed to the source. An advisory lock held for the session keeps a second daemon away. The session acts as a
-replica, so that triggers and foreign keys do not fire, and has a replication origin, so that row versions carry the time of the
-original commit; where the role may do neither, a warning says what to grant and the progress row alone tags the transaction.
+A commit is asynchronous, as the built-in subscription's is; `durable` therefore asks how far the target's WAL is flushed, and
+only what lies before it may be confirmed to the source. An advisory lock held for the session keeps a second daemon away. The
+session acts as a replica, so that triggers and foreign keys do not fire, and has a replication origin, so that row versions carry
+the time of the original commit; where the role may do neither, a warning says what to grant and the progress row alone tags the
+transaction.
 
 https://www.postgresql.org/docs/current/replication-origins.html
 """
@@ -12,9 +13,8 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import psycopg
@@ -31,16 +31,29 @@ from streamer.sinks.postgres_table import TableWriter, copy_into, quote, quoted,
 _LOCK_CLASS: Final = zlib.crc32(b"streamer") - (1 << 31)
 _EDGE: Final = "sync = %s AND source = %s AND target = %s"
 _TAG: Final = (
-    "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = coalesce(%s, now()), "
-    f"position = coalesce(%s, position), updated = now() WHERE {_EDGE}"
+    "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = %s, position = %s, updated = now() "
+    f"WHERE {_EDGE}"
+)
+_ORIGIN: Final = "SELECT pg_replication_origin_xact_setup(%s, %s)"
+_COPIED: Final = f"{_EDGE} AND schema_name = %s AND table_name = %s"
+_COPY_AGAIN: Final = (
+    f"UPDATE streamer.copy SET rows = NULL, position = %s, origin = %s, origin_position = %s, origin_time = now() WHERE {_COPIED}"
+)
+_COPY: Final = (
+    "INSERT INTO streamer.copy (position, origin, origin_position, origin_time, sync, source, target, schema_name, table_name) "
+    "VALUES (%s, %s, %s, now(), %s, %s, %s, %s, %s)"
 )
 ORIGIN_REMEDY: Final = (
     "GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text), pg_replication_origin_create(text), "
     "pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
-    "pg_replication_origin_xact_setup(pg_lsn, timestamptz) TO {role}; and see max_replication_slots (max_active_replication_origins)"
+    "pg_replication_origin_xact_setup(pg_lsn, timestamptz) TO {role}; and see max_replication_slots "
+    "(max_active_replication_origins)"
 )
 ORIGINS: Final = 90500  # replication origins and commit timestamps: version 9.5
 FLUSH_POSITION: Final = 90600  # pg_current_xlog_flush_location(): version 9.6
+WAL_BLOCK: Final = 8192
+PAGE_HEADERS: Final = (24, 40)
+"""Bytes that begin a page of WAL, and the first page of a segment. https://www.postgresql.org/docs/current/wal-internals.html"""
 
 
 class PostgresSink:
@@ -75,8 +88,8 @@ class PostgresSink:
         with self._errors():
             self._lock()
             progress = self._read_progress()
-        if progress is not None:
-            self._durable = progress.position
+            if progress is not None:  # our predecessor's last commits may not be flushed yet
+                self._await_flush(progress.position, self._connection.execute(f"SELECT {self._insert_position}"))
         return progress
 
     def _connect(self) -> Connection:
@@ -183,12 +196,12 @@ class PostgresSink:
     def keep(self, table: TableName, position: LSN) -> None:
         """Record that the table needs no copy."""
         with self._errors(), self._connection.transaction():
-            self._record_copy(self._connection, table, position, None)
+            self._record_copy(self._connection, table, position)
 
     def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
         """Replace the table's rows, in one transaction on a connection of its own."""
         with self._errors(), self._connect() as connection, connection.transaction():
-            self._tag(connection, self._edge.source, position, None, None)
+            self._record_copy(connection, table.table, position)
             read_target(connection, self._node, table.table)
             _empty(connection, table.table)
             sent = 0
@@ -199,19 +212,15 @@ class PostgresSink:
                     sent += block.count(b"\n")
             if cursor.rowcount != sent:
                 raise TargetError(f'table "{table.table}" on "{self._node}" took {cursor.rowcount} of {sent} copied rows')
-            self._record_copy(connection, table.table, position, sent)
+            connection.execute(f"UPDATE streamer.copy SET rows = %s WHERE {_COPIED}", [sent, *self._where, *_parts(table.table)])
         return sent
 
-    def _record_copy(self, connection: Connection, table: TableName, position: LSN, rows: int | None) -> None:
+    def _record_copy(self, connection: Connection, table: TableName, position: LSN) -> None:
+        """Write the table's record: in a copy the first write, which tells readers of this WAL that it is not a local change."""
         connection.execute("SET LOCAL synchronous_commit = on")
-        connection.execute(
-            f"DELETE FROM streamer.copy WHERE {_EDGE} AND schema_name = %s AND table_name = %s",
-            [*self._where, table.schema, table.name],
-        )
-        connection.execute(
-            "INSERT INTO streamer.copy (sync, source, target, schema_name, table_name, position, rows) VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            [*self._where, table.schema, table.name, str(position), rows],
-        )
+        values = [str(position), self._edge.source, str(position), *self._where, *_parts(table)]
+        if connection.execute(_COPY_AGAIN, values).rowcount == 0:
+            connection.execute(_COPY, values)
 
     # -- streaming ---------------------------------------------------------------------------------------------------------------
 
@@ -221,65 +230,69 @@ class PostgresSink:
             fresh = not self._in_transaction
             if fresh:
                 self._follow_origin(group.origin.node)
-            try:
-                return self._attempt(group, fresh)
-            except (Unfoldable, *REFUSED):
-                self._undo(fresh)
-                return self._attempt_one_by_one(group, fresh)
+            with suppress(Unfoldable):
+                steps = fold(group.changes, lambda relation: self._writer(relation).key)
+                try:
+                    return self._write_steps(group, fresh, steps)
+                except REFUSED:
+                    self._undo(fresh)
+            return self._write_one_by_one(group, fresh)
 
-    def _attempt(self, group: Group, fresh: bool) -> Written:
+    def _write_steps(self, group: Group, fresh: bool, steps: Sequence[Step]) -> Written:
         """Write the net effect; a small group travels in one round trip, commit included."""
-        steps = fold(group.changes, lambda relation: self._writer(relation).key)
         with self._connection.pipeline() if all(map(_is_small, steps)) else nullcontext():
             self._enter(group, fresh)
             outcome = self._applier.apply(steps)
-            commit = self._commit(group)
+            commit = self._leave(group, fresh)
         self._committed(group, commit)
         return outcome.written()
 
-    def _attempt_one_by_one(self, group: Group, fresh: bool) -> Written:
+    def _write_one_by_one(self, group: Group, fresh: bool) -> Written:
         """Write the changes as they were made; what is refused is then known."""
         self._enter(group, fresh)
         outcome = self._applier.replay(group.changes)
-        self._committed(group, self._commit(group))
+        self._committed(group, self._leave(group, fresh))
         return outcome.written()
 
     def _enter(self, group: Group, fresh: bool) -> None:
-        """Begin the transaction and write its tag, or mark where this group of an open one begins."""
+        """Begin the transaction, or mark where this group of an open one begins, and write its tag: the progress row.
+
+        It is the first write of the transaction, so that readers of this WAL know from the first change where it was made.
+        """
         origin = group.origin
-        if fresh:
+        if not fresh:
+            self._connection.execute("SAVEPOINT streamer_group")
+        else:
             self._connection.execute("BEGIN")
             self._in_transaction = True
             if self._origin is not None:
-                self._connection.execute(
-                    "SELECT pg_replication_origin_xact_setup(%s, %s)", [str(origin.position), origin.commit_time]
-                )
-        else:
-            self._connection.execute("SAVEPOINT streamer_group")
-        self._tag(self._connection, origin.node, origin.position, origin.commit_time, group.position)
+                self._connection.execute(_ORIGIN, [str(origin.position), origin.commit_time])
+        tag = [origin.node, str(origin.position), origin.commit_time, str(group.position)]
+        self._connection.execute(_TAG, [*tag, *self._where], prepare=True)
 
-    def _tag(self, connection: Connection, origin: str, at: LSN, time: datetime | None, position: LSN | None) -> None:
-        """Update the progress row: the first write of every transaction of ours, which tells readers of this WAL where it was made."""
-        values = [origin, str(at), time, None if position is None else str(position)]
-        connection.execute(_TAG, [*values, *self._where], prepare=True)
-
-    def _commit(self, group: Group) -> psycopg.Cursor[Any] | None:
+    def _leave(self, group: Group, fresh: bool) -> psycopg.Cursor[Any] | None:
         """Commit if the group is complete; the cursor will tell how far the target's WAL must be flushed for it."""
-        if not group.complete:
-            return None
-        self._connection.execute("COMMIT")
-        return self._connection.execute(f"SELECT {self._insert_position}")
+        if group.complete:
+            self._connection.execute("COMMIT")
+            return self._connection.execute(f"SELECT {self._insert_position}")
+        if not fresh:
+            self._connection.execute("RELEASE SAVEPOINT streamer_group")
+        return None
 
     def _committed(self, group: Group, commit: psycopg.Cursor[Any] | None) -> None:
         if commit is None:
             return
         self._in_transaction = False
         self._applier.committed()
-        (needed,) = commit.fetchone() or (None,)
+        self._await_flush(group.position, commit)
+
+    def _await_flush(self, position: LSN, inserted: psycopg.Cursor[Any]) -> None:
+        """Take `position` for durable once the target's WAL is flushed up to what the cursor tells."""
+        (needed,) = inserted.fetchone() or (None,)
         if needed is None:
-            self._durable = group.position  # an old server, where we commit synchronously
+            self._durable = position  # an old server, where we commit synchronously
         else:
-            self._pending.append((group.position, LSN.parse(needed)))
+            self._pending.append((position, _end_of_record(LSN.parse(needed))))
 
     def _undo(self, fresh: bool) -> None:
         self._connection.execute("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
@@ -341,6 +354,15 @@ def _positions(number: int) -> tuple[str, str]:
     if number >= FLUSH_POSITION:
         return "pg_current_xlog_insert_location()::text", "pg_current_xlog_flush_location()::text"
     return "NULL::text", "NULL::text"
+
+
+def _end_of_record(inserted: LSN) -> LSN:
+    """Where the last record ends. Where a page is full the server tells the place for the next one, past that page's header."""
+    return LSN(inserted - offset) if (offset := inserted % WAL_BLOCK) in PAGE_HEADERS else inserted
+
+
+def _parts(table: TableName) -> tuple[str, str]:
+    return table.schema, table.name
 
 
 def _empty(connection: Connection, table: TableName) -> None:

@@ -1,7 +1,7 @@
 """Carrying out the steps of a group on a PostgreSQL connection, inside the transaction that the sink has begun.
 
-Small groups are prepared statements that travel in one round trip (pipeline mode); steps with many rows use COPY. The same steps run
-without a pipeline when a group is replayed row by row, so that an error belongs to one change.
+Small groups are prepared statements that travel in one round trip (pipeline mode); steps with many rows use COPY. The same steps
+run without a pipeline when a group is replayed row by row, so that an error belongs to one change.
 """
 
 from __future__ import annotations

@@ -85,6 +85,17 @@ def test_a_failure_late_in_a_transaction_of_several_groups_takes_all_of_it_back(
     assert (target.rows(ITEMS), target.position()) == ([], BEGIN)
 
 
+def test_a_group_that_is_replayed_does_not_take_back_the_groups_before_it(target: Target) -> None:
+    target.create(ITEMS)
+    items = relation(ITEMS)
+    with opened(target) as sink:
+        for row in ("1", "2"):
+            sink.write(group(insert(items, row, "a", None), complete=False))
+        # an update that finds nothing and then the insert contradict each other, so they are replayed one by one
+        sink.write(group(update(items, "3", "b", None), insert(items, "3", "c", None)))
+    assert target.rows(ITEMS) == [("1", "a", None), ("2", "a", None), ("3", "c", None)]
+
+
 def test_a_transaction_of_several_big_groups_is_applied_whole(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)

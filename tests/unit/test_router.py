@@ -18,6 +18,8 @@ from streamer.router import Route, forwards
         pytest.param("b", "a", "a", "a", "ab", False, id="back to where it was made"),
         pytest.param("b", "c", "a", "a", "abc", False, id="in a mesh, where the target hears of it from its origin"),
         pytest.param("b", "d", "a", "a", "abc", False, id="in a mesh, to a target that hears of it from its origin"),
+        pytest.param("b", "c", "f", "a", "abc", False, id="in a mesh, where the target hears of it from where it came in"),
+        pytest.param("a", "c", "f", "f", "abc", True, id="into a mesh, from the node where it comes in"),
         pytest.param("b", "c", "a", "a", "b", True, id="handed on by a node in two syncs"),
         pytest.param("h", "b", "a", "a", "hb", True, id="handed on by a hub"),
         pytest.param("c", "b", "a", "b", "bc", False, id="back to who handed it on"),

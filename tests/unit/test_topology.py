@@ -73,7 +73,7 @@ def handed_on(syncs: Sequence[Drawn], origin: str, here: str, via: str) -> Itera
                 continue
             local = origin == here
             to_origin_or_via = there in {origin, via}
-            has_it_directly = origin in sync.sources and not local
+            has_it_directly = (origin in sync.sources or via in sync.sources) and not local
             if not to_origin_or_via and not has_it_directly:
                 yield there, here
 
@@ -143,6 +143,8 @@ ACCEPTED = {
     "mesh whose third node feeds two more": [Drawn("abc", "d"), Drawn("c", "ms")],
     "two nodes that replicate to each other in two syncs": [Drawn("a", "b"), Drawn("b", "a")],
     "two sources fed by a third node": [Drawn("f", "a"), Drawn("ab")],
+    "mesh of three fed by a fourth node": [Drawn("f", "a"), Drawn("abc")],
+    "two meshes that share a node": [Drawn("abc"), Drawn("cde")],
     # each transaction goes round once and stops before the node it was made on
     "ring of three": [Drawn("a", "b"), Drawn("b", "c"), Drawn("c", "a")],
     "ring of four": [Drawn("a", "b"), Drawn("b", "c"), Drawn("c", "d"), Drawn("d", "a")],
@@ -190,11 +192,6 @@ REFUSED = {
         [Drawn("a", "b"), Drawn("a", "b")],
         'a transaction made on "a" would reach "b" twice: a -(s2)-> b and a -(s1)-> b; '
         'take "b" out of sync "s2" or "s1", or replicate other tables in one of them',
-    ),
-    "mesh of three fed by a fourth node": (
-        [Drawn("f", "a"), Drawn("abc")],
-        'a transaction made on "f" would reach "c" twice: f -(s1)-> a -(s2)-> b -(s2)-> c and f -(s1)-> a -(s2)-> c; '
-        'make "f" itself a source of sync "s2", or take "c" out of it',
     ),
     "two sources fed on both sides": (
         [Drawn("f", "ab"), Drawn("ab")],

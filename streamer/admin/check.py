@@ -1,0 +1,200 @@
+"""`streamer check`: look at everything that a run depends on, change nothing, and say what to do about what is found.
+
+Every node is asked once; a node that cannot be reached is a finding, and the others are looked at all the same. Verdicts are pure
+functions over what was read (check_server, check_tables, check_target, check_connection); here they are brought together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+from typing import Any, Final
+
+import psycopg
+
+from streamer.admin import sqlite_files
+from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
+from streamer.admin.check_server import OLDEST_SOURCE, Needs, Server, judge_server, read_server
+from streamer.admin.check_tables import Capture, check_source_rights, judge_selection, judge_source_table
+from streamer.admin.check_target import judge_target_table, read_target_table
+from streamer.admin.findings import Finding, Severity, error, ok, warning
+from streamer.admin.nodes import LOGICAL, explained, session
+from streamer.capture import publication
+from streamer.capture.catalog import SourceTable, read_tables
+from streamer.capture.diagnose import Diagnosis
+from streamer.capture.slot import choose_plugin
+from streamer.config import Config, slot_name
+from streamer.errors import StreamerError
+from streamer.session import Connection, version
+from streamer.sinks.postgres import ORIGINS
+
+WAL_STATUS: Final = 130000  # pg_replication_slots.wal_status: version 13
+
+
+def check(config: Config) -> list[Finding]:
+    """Return all findings."""
+    with ExitStack() as resources:
+        work = _Check(config, resources)
+        work.run()
+    return work.findings
+
+
+class _Check:
+    """One round over all nodes and syncs; connections stay open until its end."""
+
+    def __init__(self, config: Config, resources: ExitStack) -> None:
+        self._config = config
+        self._resources = resources
+        self._connections: dict[str, Connection] = {}
+        self._servers: dict[str, Server] = {}
+        self._trials: dict[tuple[str, str], Trial] = {}
+        self.findings: list[Finding] = []
+
+    def run(self) -> None:
+        """Nodes first, then what the syncs want of them."""
+        used = {n for s in self._config.syncs.values() for n in (*s.sources, *s.targets)}
+        for node, settings in self._config.nodes.items():
+            if node not in used:
+                self.findings.append(warning(f'node "{node}"', "no sync uses it", f"remove [nodes.{node}], or name it in a sync"))
+            elif settings.kind == "postgresql":
+                with self._asking(node):
+                    self._look_at(node)
+        for sync in self._config.syncs:
+            self._compare_databases(sync)
+            for source in self._config.syncs[sync].sources:
+                if source in self._servers and self._servers[source].version >= OLDEST_SOURCE:
+                    with self._asking(source):
+                        self._look_at_stream(sync, source)
+
+    @contextmanager
+    def _asking(self, node: str) -> Iterator[None]:
+        """Turn whatever goes wrong inside into a finding."""
+        try:
+            yield
+        except psycopg.Error as problem:
+            told = explained(node, self._connections[node], problem)
+            self.findings.append(error(f'node "{node}"', told.message, told.hint))
+        except StreamerError as problem:
+            self.findings.append(error(f'node "{node}"', problem.message.removeprefix(f'node "{node}": '), problem.hint))
+
+    # -- nodes -------------------------------------------------------------------------------------------------------------------
+
+    def _look_at(self, node: str) -> None:
+        connection = self._resources.enter_context(session(self._config, node))
+        self._connections[node] = connection
+        with session(self._config, node) as other:
+            self.findings += judge_probes(node, *probe_twice(connection, other))
+        server = self._servers[node] = read_server(connection)
+        self.findings += judge_server(node, server, self._needs(node, connection))
+
+    def _needs(self, node: str, connection: Connection) -> Needs:
+        syncs = {name: s for name, s in self._config.syncs.items() if node in s.sources}
+        slots = {slot_name(name, node) for name in syncs}
+        active = self._slots(connection) if version(connection) >= OLDEST_SOURCE else {}
+        return Needs(
+            source=bool(syncs),
+            target=any(target == node for _, _, target in self._config.edges()),
+            new_slots=len(slots - active.keys()),
+            idle_streams=sum(not active.get(slot, False) for slot in slots),
+            copies=any(s.copy_rows != "never" for s in syncs.values()),
+            new_origins=self._missing_origins(node, connection),
+            multi_master=any(len(s.sources) > 1 for s in syncs.values()),
+            plugins=frozenset({choose_plugin(self._config.nodes[node].capture, version(connection))[0]} if syncs else ()),
+        )
+
+    def _missing_origins(self, node: str, connection: Connection) -> int:
+        """How many edges that end here have no replication origin yet."""
+        wanted = {f"streamer:{sync}:{node}:{source}:{source}" for sync, source, target in self._config.edges() if target == node}
+        if version(connection) < ORIGINS:
+            return 0
+        return len(wanted - {name for (name,) in connection.execute("SELECT roname FROM pg_replication_origin")})
+
+    def _slots(self, connection: Connection) -> dict[str, bool]:
+        """The slots of the cluster, and whether they are being read."""
+        return dict(connection.execute("SELECT slot_name, active FROM pg_replication_slots").fetchall())
+
+    def _compare_databases(self, sync: str) -> None:
+        """Two names for one database would replicate it onto itself."""
+        nodes = (*self._config.syncs[sync].sources, *self._config.syncs[sync].targets)
+        places: dict[str, object] = {n: self._servers[n].identity for n in nodes if n in self._servers}
+        places.update({n: self._config.nodes[n].path.resolve() for n in nodes if self._config.nodes[n].kind == "sqlite"})
+        for one, other in combinations(places, 2):
+            if places[one] == places[other]:
+                self.findings.append(
+                    error(
+                        f'sync "{sync}"',
+                        f'nodes "{one}" and "{other}" are the same database',
+                        f"correct nodes.{one}.url or nodes.{other}.url",
+                    )
+                )
+
+    # -- streams -----------------------------------------------------------------------------------------------------------------
+
+    def _look_at_stream(self, sync: str, source: str) -> None:
+        connection, settings = self._connections[source], self._config.syncs[sync]
+        plugin, why = choose_plugin(self._config.nodes[source].capture, version(connection))
+        self.findings.append(ok(f'node "{source}"', f"captures with {plugin}: {why}"))
+        tables = read_tables(connection, settings.selects)
+        self.findings += judge_selection(sync, settings, source, tables)
+        capture = Capture(source, version(connection), plugin, self._try(sync, source, plugin).loses_nan)
+        only_inserts = publication.insert_only(connection, tables, plugin)
+        for table in tables:
+            self.findings += judge_source_table(capture, table, only_inserts)
+        published = publication.published(connection, slot_name(sync, source)) if plugin == "pgoutput" else None
+        unpublished = {t.table for t in tables} - (published or set()) if plugin == "pgoutput" else set()
+        self.findings += check_source_rights(connection, source, tables, unpublished)
+        self.findings += self._judge_slot(sync, source, plugin, missing_publication=plugin == "pgoutput" and published is None)
+        for target in settings.targets_of(source):
+            with self._asking(target):
+                self._look_at_target(target, tables)
+
+    def _try(self, sync: str, source: str, plugin: str) -> Trial:
+        """The trial slot, once a node; not where it is known to fail."""
+        key = source, plugin
+        if key not in self._trials:
+            trial = Trial() if self._would_fail(source, plugin) else try_slot(source, self._config.nodes[source].url, sync, plugin)
+            self._trials[key] = trial
+            self.findings += trial.findings
+        return self._trials[key]
+
+    def _would_fail(self, source: str, plugin: str) -> bool:
+        server = self._servers[source]
+        told = {f.remedy for f in self.findings if f.severity is Severity.ERROR and f.object == f'node "{source}"'}
+        return (
+            LOGICAL in told
+            or not (server.superuser or server.replication)
+            or any("max_replication_slots" in remedy or "max_wal_senders" in remedy for remedy in told)
+            or not server.allows(plugin)
+        )
+
+    def _judge_slot(self, sync: str, source: str, plugin: str, *, missing_publication: bool) -> Iterator[Finding]:
+        connection, slot = self._connections[source], slot_name(sync, source)
+        what, recopy = f'slot "{slot}" on "{source}"', Diagnosis(source, sync, slot).recopy
+        status = "wal_status" if version(connection) >= WAL_STATUS else "NULL"
+        query = f"SELECT plugin, database, current_database(), {status} FROM pg_replication_slots WHERE slot_name = %s"
+        row: Any = connection.execute(query.encode(), [slot]).fetchone()
+        if row is None:
+            yield ok(what, "does not exist yet; streamer setup makes it")
+            return
+        if row[0] != plugin or row[1] != row[2]:
+            yield error(what, f'uses the plugin {row[0]} in database "{row[1]}", the config says {plugin} in "{row[2]}"', recopy)
+        if row[3] == "lost":
+            yield error(what, "has lost WAL that was not yet read", recopy)
+        elif row[3] == "unreserved":
+            yield warning(
+                what, "is about to lose WAL that was not yet read", "start streamer run, and raise max_slot_wal_keep_size"
+            )
+        else:
+            yield ok(what, "exists")
+        if missing_publication:
+            yield error(what, "its publications do not exist", f"changes made without them cannot be read; {recopy}")
+
+    def _look_at_target(self, target: str, tables: Sequence[SourceTable]) -> None:
+        if self._config.nodes[target].kind == "sqlite":
+            lacks = sqlite_files.lacks(self._config, target, [t.definition for t in tables])
+            self.findings += [warning(f'node "{target}"', p.message.removeprefix(f'node "{target}": '), p.hint) for p in lacks]
+        elif target in self._connections:
+            for table in tables:
+                found = read_target_table(self._connections[target], target, table)
+                self.findings += judge_target_table(target, table, found)

@@ -1,0 +1,110 @@
+"""`streamer check`, the tables: can their changes be captured on the source, and does each target have what it takes.
+
+https://www.postgresql.org/docs/current/logical-replication-restrictions.html
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from streamer.admin.findings import Finding, error, ok, warning
+from streamer.capture.catalog import SourceTable
+from streamer.capture.publication import VIA_ROOT
+from streamer.config import Sync
+from streamer.model import Identity, TableName
+from streamer.session import Connection
+from streamer.sinks.postgres_table import quote, quoted
+
+_NUMBERS: Final = (700, 701, 1700)  # float4, float8, numeric
+
+
+def judge_selection(name: str, sync: Sync, source: str, tables: Sequence[SourceTable]) -> Iterator[Finding]:
+    """Yield patterns that choose nothing. Pure."""
+    if not tables:
+        yield error(
+            f'sync "{name}"',
+            f'selects no table on "{source}" (tables = {list(sync.tables)}, exclude = {list(sync.exclude)})',
+            f"correct syncs.{name}.tables; case counts, and a name without a dot means the schema public",
+        )
+        return
+    for pattern in sync.tables:
+        if not any(fnmatch.fnmatchcase(str(t.table), pattern) for t in tables):
+            yield warning(
+                f'sync "{name}"', f'the pattern "{pattern}" chooses no table on "{source}"', f"correct syncs.{name}.tables"
+            )
+    yield ok(f'sync "{name}"', f'selects {len(tables)} table{"" if len(tables) == 1 else "s"} on "{source}"')
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """How a source's changes are read."""
+
+    node: str
+    version: int
+    plugin: str
+    #: the plugin writes NaN and infinity as null
+    loses_nan: bool
+
+
+def judge_source_table(capture: Capture, table: SourceTable, insert_only: Collection[TableName]) -> Iterator[Finding]:
+    """Yield what keeps changes of the table from being captured. Pure."""
+    what = f'table "{table.table}" on "{capture.node}"'
+    name = quoted(table.table)
+    if table.table in insert_only:
+        yield warning(
+            what,
+            "has no usable replica identity: only inserts are replicated",
+            f"ALTER TABLE {name} ADD PRIMARY KEY (…), or ALTER TABLE {name} REPLICA IDENTITY FULL, "
+            "on its partitions too; or put it into exclude",
+        )
+    if table.partitioned and capture.plugin == "pgoutput" and capture.version < VIA_ROOT:
+        yield warning(
+            what, "its partitions are published one by one in this version", "after adding a partition, run: streamer setup"
+        )
+    numbers = [c.name for c in table.travelling if c.type_oid in _NUMBERS]
+    if capture.loses_nan and numbers:
+        listed = ", ".join(numbers)
+        if table.definition.primary_key or table.identity is Identity.INDEX:
+            yield warning(
+                what,
+                f"wal2json before 2.6 writes NaN and infinity as null: NULL in {listed} is read again from the table",
+                "install wal2json 2.6 or later there, or set capture to pgoutput",
+            )
+        else:
+            yield error(
+                what,
+                f"wal2json before 2.6 writes NaN and infinity as null, and without a key {listed} cannot be read again",
+                f"ALTER TABLE {name} ADD PRIMARY KEY (…), or set nodes.{capture.node}.capture to pgoutput",
+            )
+
+
+def check_source_rights(
+    connection: Connection, node: str, tables: Sequence[SourceTable], unpublished: Collection[TableName]
+) -> list[Finding]:
+    """Return what our role may not do with the tables; `unpublished` are those that setup has to publish. Raises psycopg.Error."""
+    role, findings = quote(connection.info.user), []
+    for table in tables:
+        name = quoted(table.table)
+        row: Any = connection.execute(_SOURCE_RIGHTS, [table.table.schema, table.table.name]).fetchone()
+        usage, select, owner = row
+        what = f'table "{table.table}" on "{node}"'
+        if not usage:
+            findings.append(
+                error(what, f"role {role} may not use its schema", f"GRANT USAGE ON SCHEMA {quote(table.table.schema)} TO {role}")
+            )
+        if not select:
+            findings.append(error(what, f"role {role} may not read it", f"GRANT SELECT ON {name} TO {role}"))
+        if not owner and table.table in unpublished:
+            remedy = f"ALTER TABLE {name} OWNER TO {role}, or GRANT its owner's role TO {role}"
+            findings.append(error(what, f"role {role} does not own it, and only the owner can publish a table", remedy))
+    return findings
+
+
+_SOURCE_RIGHTS: Final = """
+SELECT has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s
+"""

@@ -1,0 +1,134 @@
+"""`streamer check`, the tables of a PostgreSQL target: what is missing, what differs, what our role may not do there.
+
+https://www.postgresql.org/docs/current/logical-replication-restrictions.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from streamer.admin.findings import Finding, error, warning
+from streamer.capture.catalog import GENERATED, PARTITIONED, SourceTable
+from streamer.model import Identity
+from streamer.session import Connection, version
+from streamer.sinks.postgres_ddl import has_table
+from streamer.sinks.postgres_table import quote, quoted, read_target
+
+RIGHTS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetColumn:
+    """A column of a target's table."""
+
+    type_name: str
+    #: an insert that does not name it fails
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTable:
+    """A table as it is on a target, and what our role may not do with it."""
+
+    columns: dict[str, TargetColumn]
+    #: sets of columns that are unique and not null
+    keys: tuple[tuple[str, ...], ...]
+    role: str
+    denied: tuple[str, ...]
+    schema_denied: bool
+
+
+def read_target_table(connection: Connection, node: str, table: SourceTable) -> TargetTable | None:
+    """Return what the target has of a source's table, None if nothing. Raises psycopg.Error."""
+    if not has_table(connection, table.table):
+        return None
+    number, names = version(connection), [table.table.schema, table.table.name]
+    query = _COLUMNS.format(
+        identity="a.attidentity = ''" if number >= PARTITIONED else "true",
+        generated="a.attgenerated = ''" if number >= GENERATED else "true",
+    )
+    columns = {name: TargetColumn(kind, required) for name, kind, required in connection.execute(query, names)}
+    row: Any = connection.execute(_RIGHTS, {"schema": names[0], "name": names[1], "rights": list(RIGHTS)}).fetchone()
+    keys = read_target(connection, node, table.table).keys
+    return TargetTable(columns, keys, connection.info.user, tuple(row[0]), row[1])
+
+
+_COLUMNS: Final = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull AND NOT a.atthasdef AND {identity} AND {generated}
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = %s AND c.relname = %s
+"""
+
+_RIGHTS: Final = """
+SELECT ARRAY(SELECT r FROM unnest(%(rights)s::text[]) AS r WHERE NOT has_table_privilege(c.oid, r)),
+       NOT has_schema_privilege(n.oid, 'USAGE')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+"""
+
+
+def judge_target_table(node: str, source: SourceTable, target: TargetTable | None) -> Iterator[Finding]:
+    """Yield what keeps rows of the source's table from being written. Pure."""
+    what = f'table "{source.table}" on "{node}"'
+    if target is None:
+        yield warning(what, "does not exist", "streamer setup creates it")
+        return
+    yield from _judge_rights(what, source, target)
+    yield from _judge_columns(what, source, target)
+    yield from _judge_key(what, source, target)
+
+
+def _judge_rights(what: str, source: SourceTable, target: TargetTable) -> Iterator[Finding]:
+    role = quote(target.role)
+    if target.schema_denied:
+        grant = f"GRANT USAGE ON SCHEMA {quote(source.table.schema)} TO {role}"
+        yield error(what, f"role {target.role} may not use its schema", grant)
+    if target.denied:
+        listed = ", ".join(target.denied)
+        yield error(what, f"role {target.role} lacks {listed}", f"GRANT {listed} ON {quoted(source.table)} TO {role}")
+
+
+def _judge_columns(what: str, source: SourceTable, target: TargetTable) -> Iterator[Finding]:
+    name = quoted(source.table)
+    for column in source.travelling:
+        there = target.columns.get(column.name)
+        if there is None:
+            remedy = f"ALTER TABLE {name} ADD COLUMN {quote(column.name)} {column.type_name}"
+            yield error(what, f'has no column "{column.name}"', remedy)
+        elif there.type_name != column.type_name:
+            yield warning(
+                what,
+                f'column "{column.name}" is {there.type_name}, on the source {column.type_name}',
+                f"ALTER TABLE {name} ALTER COLUMN {quote(column.name)} TYPE {column.type_name}, if values are refused",
+            )
+    known = {c.name for c in source.definition.columns}
+    for column_name in (n for n, c in target.columns.items() if c.required and n not in known):
+        yield error(
+            what,
+            f'column "{column_name}" is NOT NULL without a default, and the source does not have it',
+            f"ALTER TABLE {name} ALTER COLUMN {quote(column_name)} DROP NOT NULL, or SET DEFAULT …",
+        )
+
+
+def _judge_key(what: str, source: SourceTable, target: TargetTable) -> Iterator[Finding]:
+    """Updates and deletes find their rows by the replica identity; without an index each of them reads the whole table."""
+    if source.identity is Identity.NOTHING:
+        return
+    if any(set(key) <= set(source.identity_columns) for key in target.keys):
+        return
+    if source.identity is Identity.FULL:
+        yield warning(
+            what,
+            "has no key: every update and delete compares all columns of all rows",
+            f"ALTER TABLE {quoted(source.table)} ADD PRIMARY KEY (…), on both sides",
+        )
+        return
+    columns = ", ".join(map(quote, source.identity_columns))
+    yield warning(
+        what,
+        f"no unique index covers its key ({', '.join(source.identity_columns)}): every update and delete reads the whole table",
+        f"CREATE UNIQUE INDEX ON {quoted(source.table)} ({columns}), its columns NOT NULL",
+    )

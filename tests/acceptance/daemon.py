@@ -1,0 +1,199 @@
+"""streamer as a user runs it: the command line in processes of its own, a config file, a log.
+
+`Streamer` holds a config in a directory; `command()` runs a verb to its end, `start()` the daemon, which is stopped, killed and
+asked over the same ways that a user has. The trap: the log goes to a file, because a pipe that nobody reads would block the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.servers import free_port
+from tests.waiting import wait_for
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-m", "streamer.cli"]
+
+
+class Streamer:
+    """A config, the commands on it, and the daemon. As a context it leaves no daemon behind, and no traceback unseen."""
+
+    def __init__(
+        self,
+        directory: Path,
+        nodes: Mapping[str, str],
+        *,
+        sources: Sequence[str] = ("a",),
+        targets: Sequence[str] = ("b",),
+        tables: Sequence[str] = ("public.*",),
+        capture: str = "auto",
+        copy: str = "if-empty",
+    ) -> None:
+        """Write a config of the sync `shop`; `nodes` are names and urls."""
+        self.directory = directory
+        self.path = directory / "streamer.toml"
+        self.environment: dict[str, str] = {}
+        self._log = directory / "log"
+        self._port = free_port()
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._nodes = dict(nodes)
+        self._sync = {"sources": list(sources), "targets": list(targets), "tables": list(tables), "copy": copy}
+        self._capture = capture
+        self.write_config()
+
+    def write_config(self, **changes: object) -> None:
+        """Write the config, with these keys of the sync changed."""
+        self._sync |= changes
+        lines = ["[http]", f'listen = "127.0.0.1:{self._port}"']
+        for name, url in self._nodes.items():
+            lines += [f"[nodes.{name}]", f"url = {json.dumps(url)}"]
+            if not url.startswith("sqlite:"):
+                lines.append(f'capture = "{self._capture}"')
+        lines.append("[syncs.shop]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in self._sync.items()]
+        self.path.write_text("\n".join(lines) + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.running:
+            self.kill()
+        if kind is not None:
+            print(self.log)  # pytest shows it with the failure
+        else:
+            assert "Traceback" not in self.log, self.log
+
+    # -- commands --------------------------------------------------------------------------------------------------------------
+
+    def command(self, *arguments: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a verb on the config to its end."""
+        verb, *options = arguments
+        done = subprocess.run(
+            [*PROGRAM, verb, "--config", str(self.path), *options],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **self._surroundings(),
+        )
+        assert not succeeds or done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done
+
+    def setup(self) -> Self:
+        """Run `setup`."""
+        self.command("setup")
+        return self
+
+    def status(self) -> list[dict[str, Any]]:
+        """The edges, as `status --json` has them."""
+        return list(json.loads(self.command("status", "--json", succeeds=False).stdout)["edges"])
+
+    def _surroundings(self) -> dict[str, Any]:
+        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        return {"cwd": self.directory, "env": {**os.environ, "PYTHONPATH": path, **self.environment}}
+
+    # -- the daemon ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._daemon is not None and self._daemon.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._daemon is not None
+        return self._daemon.pid
+
+    @property
+    def log(self) -> str:
+        """All that daemons of this config have said, on standard output and error."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def start(self, *options: str) -> Self:
+        """Start `run`."""
+        assert not self.running
+        with self._log.open("ab") as log:
+            self._daemon = subprocess.Popen(
+                [*PROGRAM, "run", "--config", str(self.path), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **self._surroundings(),
+            )
+        return self
+
+    def start_streaming(self) -> Self:
+        """Start `run`, and wait until all edges stream."""
+        self.start()
+        self.wait_for_state("streaming")
+        return self
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the end of the daemon; return its exit code."""
+        assert self._daemon is not None
+        try:
+            return self._daemon.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the daemon did not end within {seconds:g} s") from None
+
+    def stop(self, seconds: float = 10) -> int:
+        """Stop the daemon as a service manager does; return its exit code."""
+        self.terminate()
+        return self.wait(seconds)
+
+    def kill(self) -> None:
+        """Kill the daemon with SIGKILL."""
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait(10)
+
+    # -- what it says of itself ------------------------------------------------------------------------------------------------
+
+    def streams(self) -> list[dict[str, Any]]:
+        """The streams as the daemon's /status has them; none while it does not answer. `status` reads the same, more slowly."""
+        assert self.running, f"the daemon has ended: {self.log}"
+        url = f"http://127.0.0.1:{self._port}/status"
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(url, timeout=5) as response:
+                return list(json.load(response)["streams"])
+        except OSError:
+            return []
+
+    def edges(self) -> dict[str, dict[str, Any]]:
+        """The edges as /status has them, by `source->target`."""
+        return {f"{s['source']}->{e['target']}": e for s in self.streams() for e in s["edges"]}
+
+    def problems(self) -> list[str]:
+        """What streams and edges complain of now."""
+        parts = [part for s in self.streams() for part in (s, *s["edges"])]
+        return [part["problem"]["message"] for part in parts if part["problem"]]
+
+    def wait_for_state(self, state: str) -> None:
+        """Wait until all edges are in this state."""
+        wait_for(lambda: self._all(lambda edge: bool(edge["state"] == state)), f"all edges to be {state}")
+
+    def _all(self, condition: Callable[[dict[str, Any]], bool]) -> bool:
+        edges = self.edges().values()
+        return bool(edges) and all(map(condition, edges))
+
+    def wait_for_problem(self, words: str) -> str:
+        """Wait until a stream or edge complains with these words; return what it says."""
+        found = wait_for(lambda: [p for p in self.problems() if words in p], f'"{words}" in what the daemon complains of')
+        return found[0]

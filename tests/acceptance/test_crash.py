@@ -1,0 +1,226 @@
+"""Ends of the daemon and of its databases: nothing lost, nothing doubled, and an orderly end within ten seconds."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from streamer.model import LSN
+from tests.acceptance.daemon import Streamer
+from tests.acceptance.tables import rows, wait_until_same
+from tests.servers import Database
+from tests.waiting import wait_for
+
+HISTORY = "SELECT count(*), sum(delta), sum(id), min(id), max(id) FROM pgbench_history"
+BALANCES = [
+    "SELECT count(*), sum(abalance), sum(aid * abalance) FROM pgbench_accounts",
+    "SELECT tid, bid, tbalance FROM pgbench_tellers ORDER BY tid",
+    "SELECT bid, bbalance FROM pgbench_branches ORDER BY bid",
+    "SELECT id, tid, bid, aid, delta FROM pgbench_history ORDER BY id",
+    HISTORY,
+]
+
+
+def fill_with_pgbench(database: Database) -> None:
+    """Make pgbench's tables, with a key for the history."""
+    subprocess.run(
+        [database.server.bin_dir / "pgbench", "-i", "-q", "-s", "1", database.url], check=True, capture_output=True
+    )
+    database.execute("ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY")
+
+
+@contextmanager
+def pgbench(database: Database, *options: str) -> Iterator[None]:
+    """Run pgbench while the context lasts."""
+    load = subprocess.Popen(
+        [database.server.bin_dir / "pgbench", "-n", "-c", "2", "-T", "100", *options, database.url],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        load.terminate()
+        load.wait(10)
+
+
+def make_counters(database: Database, number: int = 100) -> None:
+    """Make a small table of our own, with rows."""
+    database.execute("CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL)")
+    database.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, %s) i", [number])
+
+
+def slot_position(source: Database) -> LSN:
+    (found,) = source.query("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'streamer_shop_a'")
+    return LSN.parse(found[0])
+
+
+def progress(target: Database) -> LSN:
+    (found,) = target.query("SELECT position FROM streamer.progress")
+    return LSN.parse(found[0])
+
+
+# -- SIGTERM -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path: Path, source15: Database, target18: Database) -> Iterator[Streamer]:
+    """15 to 18, the table t with 100 rows."""
+    make_counters(source15)
+    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}) as streamer:
+        yield streamer.setup()
+
+
+def test_sigterm_ends_an_idle_daemon_with_exit_code_0(shop: Streamer, source15: Database, target18: Database) -> None:
+    shop.start_streaming()
+    source15.execute("UPDATE t SET n = n + 1")
+    wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
+
+    assert shop.stop() == 0
+    assert slot_position(source15) == progress(target18)
+
+
+def test_sigterm_in_a_backlog_confirms_what_the_target_holds(shop: Streamer, source15: Database, target18: Database) -> None:
+    shop.start_streaming()
+    shop.stop()
+    before = slot_position(source15)
+    source15.execute("INSERT INTO t SELECT i, 1 FROM generate_series(1001, 1100) i")
+    with source15.connect() as connection:
+        connection.execute("INSERT INTO t SELECT i, 1 FROM generate_series(1000001, 1400000) i")
+        connection.execute("UPDATE t SET n = n + 1 WHERE id > 1000000")
+    shop.start()
+    wait_for(lambda: progress(target18) > before, "the first of the backlog")
+
+    assert shop.stop() == 0
+    assert slot_position(source15) == progress(target18)
+    shop.start()
+    wait_until_same(source15, target18, "SELECT count(*), sum(n), sum(id) FROM t")
+
+
+def test_sigterm_during_a_big_transaction_leaves_nothing_of_it(shop: Streamer, source15: Database, target18: Database) -> None:
+    shop.start_streaming()
+    source15.execute("INSERT INTO t SELECT i, 1 FROM generate_series(1001, 400000) i")
+    wait_for(lambda: shop.edges()["a->b"]["counters"]["inserted"] > 0, "a part of the transaction")
+
+    assert shop.stop() == 0
+    assert target18.query("SELECT count(*) FROM t") in ([(100,)], [(399100,)])
+    assert slot_position(source15) == progress(target18)
+    shop.start()
+    wait_until_same(source15, target18, "SELECT count(*), sum(n), sum(id) FROM t")
+
+
+def test_sigterm_while_the_target_is_locked_rolls_the_group_back(shop: Streamer, source15: Database, target18: Database) -> None:
+    shop.start_streaming()
+    with target18.connect() as locker:
+        locker.execute("BEGIN; LOCK TABLE t")
+        source15.execute("UPDATE t SET n = n + 1")
+        blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        wait_for(lambda: target18.query(blocked) == [(1,)], "the writer to wait for the lock")
+
+        assert shop.stop() == 0
+    shop.start()
+    wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["running", "blocked"])
+def test_sigterm_during_the_initial_copy_breaks_it_off(tmp_path: Path, source15: Database, target18: Database, locked: bool) -> None:
+    make_counters(source15, 1_000_000)
+    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}).setup() as streamer, target18.connect() as locker:
+        if locked:
+            locker.execute("BEGIN; LOCK TABLE t IN EXCLUSIVE MODE")
+        streamer.start()
+        streamer.wait_for_state("copying")
+
+        assert streamer.stop() == 0
+        locker.execute("ROLLBACK")
+        assert target18.query("SELECT count(*) FROM t") in ([(0,)], [(1_000_000,)])
+        streamer.start()
+        wait_until_same(source15, target18, "SELECT count(*), sum(id) FROM t")
+        assert streamer.edges()["a->b"]["copy"] == [] or streamer.edges()["a->b"]["copy"][0]["rows"] == 1_000_000
+
+
+def test_ctrl_c_ends_the_daemon_like_sigterm(shop: Streamer) -> None:
+    import os
+    import signal
+
+    shop.start_streaming()
+    os.kill(shop.pid, signal.SIGINT)
+
+    assert shop.wait(10) == 0
+
+
+# -- kill -9 of the daemon ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capture", ["pgoutput", "wal2json"])
+def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(
+    tmp_path: Path, source15: Database, target18: Database, capture: str
+) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    fill_with_pgbench(source15)
+    file = tmp_path / "shop.sqlite"
+    nodes = {"a": source15.url, "b": target18.url, "s": f"sqlite:///{file}"}
+    with Streamer(tmp_path, nodes, targets=["b", "s"], capture=capture).setup() as streamer:
+        # without its key the history would keep a doubled row
+        target18.execute("ALTER TABLE pgbench_history DROP CONSTRAINT pgbench_history_pkey")
+        rows(file, "DROP TABLE pgbench_history")
+        rows(file, "CREATE TABLE pgbench_history (tid INTEGER, bid INTEGER, aid INTEGER, delta INTEGER, mtime TEXT, filler TEXT, id INTEGER)")
+        with pgbench(source15, "-R", "400"):
+            for _ in range(10):
+                streamer.start()
+                time.sleep(dice.uniform(0.5, 2.0))  # the random moment
+                streamer.kill()
+        streamer.start()
+        for query in BALANCES:
+            wait_until_same(source15, target18, query)
+            wait_until_same(source15, file, query)
+        assert streamer.stop() == 0
+
+
+# -- restarts of source and target -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_a_restart_of_source_or_target_loses_nothing(tmp_path: Path, source15: Database, target18: Database, end: str, mode: str) -> None:
+    make_counters(source15)
+    stop = threading.Event()
+
+    def count() -> None:
+        """Transactions, as many as the source takes; what it has committed is what it holds in the end."""
+        while not stop.is_set():
+            try:
+                with source15.connect() as connection:
+                    while not stop.is_set():
+                        connection.execute("UPDATE t SET n = n + 1 WHERE id = 1 + (random() * 99)::int")
+            except psycopg.OperationalError:
+                stop.wait(0.05)
+
+    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}).setup() as streamer:
+        streamer.start_streaming()
+        load = threading.Thread(target=count)
+        load.start()
+        server = source15.server if end == "source" else target18.server
+        try:
+            for _ in range(4):
+                before = progress(target18)
+                server.restart("immediate" if mode == "immediate" else "fast")
+                wait_for(lambda before=before: progress(target18) > before, "the stream to go on")
+        finally:
+            stop.set()
+            load.join()
+        wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
+        assert slot_position(source15) <= progress(target18)
+        streamer.wait_for_state("streaming")
+        assert not streamer.problems()
+        assert streamer.stop() == 0

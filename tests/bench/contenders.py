@@ -1,0 +1,153 @@
+"""What the benchmark compares: PostgreSQL's built-in subscription, and streamer with either plugin.
+
+A contender replicates everything from `pair.source` to `pair.target`, whose tables exist and are empty. Its first `start()` begins
+with the initial copy. It is told from the others only here: the jobs (work.py) look at the two databases and at the slot.
+The trap: a subscription that is merely disabled keeps its slot active for a moment, so `stop()` waits until it is not.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.servers import Database, free_port
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """\
+[nodes.a]
+url = "{source}"
+capture = "{plugin}"
+
+[nodes.b]
+url = "{target}"
+
+[http]
+listen = "127.0.0.1:{port}"
+
+[syncs.bench]
+sources = ["a"]
+targets = ["b"]
+tables = ["public.*"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two databases of one round."""
+
+    source: Database
+    target: Database
+
+
+class Contender(Protocol):
+    """Replicates a pair while it is started."""
+
+    slot: str
+
+    def start(self) -> None:
+        """Begin, or go on after `stop`; returns at once."""
+
+    def stop(self) -> None:
+        """Interrupt; on return nothing is read from the source any more."""
+
+    def check(self) -> None:
+        """Raise RuntimeError if it has ended by itself."""
+
+    def close(self) -> None:
+        """Remove all that it made."""
+
+
+class BuiltIn:
+    """CREATE PUBLICATION and CREATE SUBSCRIPTION with their defaults."""
+
+    slot = "bench"
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._created = False
+        pair.source.execute("CREATE PUBLICATION bench FOR ALL TABLES")
+
+    def start(self) -> None:
+        if self._created:
+            self._pair.target.execute("ALTER SUBSCRIPTION bench ENABLE")
+        else:
+            url = self._pair.source.url
+            self._pair.target.execute(f"CREATE SUBSCRIPTION bench CONNECTION '{url}' PUBLICATION bench")
+            self._created = True
+
+    def stop(self) -> None:
+        self._pair.target.execute("ALTER SUBSCRIPTION bench DISABLE")
+        wait_for(lambda: not slot_is_active(self._pair, self.slot), "the subscription to let its slot go")
+
+    def check(self) -> None:
+        """The server restarts its workers; a deadline is all that can tell."""
+
+    def close(self) -> None:
+        if self._created:
+            self._pair.target.execute("DROP SUBSCRIPTION bench")
+
+
+class Streamer:
+    """The daemon in a process of its own, as a user runs it."""
+
+    slot = "streamer_bench_a"
+
+    def __init__(self, pair: Pair, plugin: str) -> None:
+        self._pair = pair
+        self._directory = tempfile.TemporaryDirectory(prefix="streamer-bench-")
+        self._config = Path(self._directory.name) / "streamer.toml"
+        self._log = Path(self._directory.name) / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        text = CONFIG.format(source=pair.source.url, target=pair.target.url, plugin=plugin, port=free_port())
+        self._config.write_text(text)
+        self._command("setup")
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the daemon, if it has been started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-m", "streamer.cli", "run", "--config", str(self._config)]
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def check(self) -> None:
+        if self._process is not None and (code := self._process.poll()) is not None:
+            raise RuntimeError(f"the daemon ended with exit code {code}: {self._log.read_text()[-3000:]}")
+
+    def close(self) -> None:
+        self.stop()
+        self._command("teardown", "--yes", "--force")
+        self._directory.cleanup()
+
+    def _command(self, verb: str, *options: str) -> None:
+        command = [sys.executable, "-m", "streamer.cli", verb, "--config", str(self._config), *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"streamer {verb} failed: {done.stderr}")
+
+
+def make(name: str, pair: Pair) -> Contender:
+    """Return a contender of `NAMES`, set up but not started."""
+    return BuiltIn(pair) if name == BUILT_IN else Streamer(pair, name)
+
+
+BUILT_IN = "built-in"
+NAMES = (BUILT_IN, "pgoutput", "wal2json")
+
+
+def slot_is_active(pair: Pair, slot: str) -> bool:
+    """Whether somebody reads the slot on the source now."""
+    return pair.source.query("SELECT active FROM pg_replication_slots WHERE slot_name = %s", [slot]) == [(True,)]

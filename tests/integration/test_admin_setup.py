@@ -1,0 +1,240 @@
+"""`streamer setup` on real servers: what it makes, in which order, and that it never harms the source."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from streamer.admin import setup as verb
+from streamer.admin.setup import setup
+from streamer.capture.slot import SlotSource
+from streamer.config import Config
+from streamer.errors import SlotError, SourceError, StreamerError, UsageError
+from tests.configs import make_config
+from tests.conftest import Databases, Pair
+from tests.servers import Database, PostgresServer
+
+TABLES = """
+CREATE TABLE t (id int PRIMARY KEY, v text);
+CREATE TABLE log (line text);
+CREATE TABLE "Odd s" ("A%b" int, "c""d" text, PRIMARY KEY ("A%b", "c""d"));
+"""
+
+
+def run_setup(config: Config) -> list[str]:
+    said: list[str] = []
+    setup(config, None, said.append)
+    return said
+
+
+def publications(source: Database) -> dict[str, set[str]]:
+    rows = source.query(
+        "SELECT p.pubname, prrelid::regclass::text FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid"
+    )
+    return {name: {table for other, table in rows if other == name and table} for name, _ in rows}
+
+
+def carried(config: Config, node: str) -> set[str]:
+    sync = config.syncs["shop"]
+    source = SlotSource(node, config.nodes[node], "shop", f"streamer_shop_{node}", sync.selects)
+    return {str(t.table) for t in source.tables() if t.carried}
+
+
+def test_setup_makes_everything_with_publications_before_the_slot(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    config = make_config({"a": source.url, "b": target.url})
+    said = run_setup(config)
+    made = [line for line in said if "created" in line]
+    assert [line for line in made if line.startswith("a: ")] == [
+        'a: created schema "streamer"',
+        'a: created publication "streamer_shop_a" for 2 tables',
+        'a: created publication "streamer_shop_a-in" for 1 table',
+        'a: created slot "streamer_shop_a" with pgoutput',
+    ]
+    assert 'b: created schema "streamer"' in made
+    assert publications(source) == {
+        "streamer_shop_a": {"t", '"Odd s"', "streamer.progress"},
+        "streamer_shop_a-in": {"log"},
+    }
+    assert carried(config, "a") == {"public.t", "public.log", "public.Odd s"}
+    assert target.query("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_a_second_setup_keeps_everything(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    config = make_config({"a": source.url, "b": target.url})
+    run_setup(config)
+    assert run_setup(config) == [
+        'a: kept schema "streamer"',
+        'b: kept schema "streamer"',
+        'a: kept publication "streamer_shop_a" for 2 tables',
+        'a: kept publication "streamer_shop_a-in" for 1 table',
+        'a: kept slot "streamer_shop_a"',
+    ]
+
+
+def test_a_second_setup_follows_the_tables(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    run_setup(make_config({"a": source.url, "b": target.url}))
+    source.execute("CREATE TABLE more (id int PRIMARY KEY); ALTER TABLE log ADD PRIMARY KEY (line)")
+    said = run_setup(make_config({"a": source.url, "b": target.url}, exclude=["public.t"]))
+    assert any(line.startswith("b: created table") and "more" in line for line in said)
+    assert 'a: changed publication "streamer_shop_a": removed public.t; added public.log, public.more' in said
+    assert 'a: changed publication "streamer_shop_a-in": removed public.log' in said
+
+
+def test_a_second_setup_puts_options_right(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    config = make_config({"a": source.url, "b": target.url})
+    run_setup(config)
+    source.execute("ALTER PUBLICATION streamer_shop_a SET (publish = 'insert', publish_via_partition_root = false)")
+    run_setup(config)
+    query = "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication ORDER BY pubname"
+    assert source.query(query) == [(True, True, True, True, True), (True, False, False, True, True)]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE own (id int, v text)",
+        "CREATE TABLE own (id int PRIMARY KEY, v text); ALTER TABLE own REPLICA IDENTITY NOTHING",
+        "CREATE TABLE own (id int PRIMARY KEY DEFERRABLE, v text)",
+        "CREATE TABLE own (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id); "
+        "CREATE TABLE own_1 PARTITION OF own FOR VALUES FROM (0) TO (100); ALTER TABLE own_1 REPLICA IDENTITY NOTHING",
+        "CREATE TABLE own (id int, v text, g int GENERATED ALWAYS AS (id * 2) STORED); ALTER TABLE own REPLICA IDENTITY FULL",
+    ],
+)
+def test_publishing_a_table_never_breaks_the_users_own_writes(pair: Pair, table: str) -> None:
+    source, target = pair
+    source.execute(table)
+    run_setup(make_config({"a": source.url, "b": target.url}))
+    source.execute("INSERT INTO own VALUES (1, 'x')")
+    source.execute("UPDATE own SET v = 'y', id = 2")
+    source.execute("DELETE FROM own")
+
+
+def test_publishing_a_virtual_column_never_breaks_the_users_own_writes(source18: Database, target15: Database) -> None:
+    source18.execute("CREATE TABLE own (id int, v int GENERATED ALWAYS AS (id * 2) VIRTUAL); ALTER TABLE own REPLICA IDENTITY FULL")
+    run_setup(make_config({"a": source18.url, "b": target15.url}))
+    source18.execute("INSERT INTO own VALUES (1)")
+    source18.execute("UPDATE own SET id = 2")
+    assert publications(source18)["streamer_shop_a-in"] == {"own"}
+
+
+def test_a_partitioned_table_is_published_by_its_root(pair: Pair) -> None:
+    source, target = pair
+    source.execute(
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)"
+    )
+    config = make_config({"a": source.url, "b": target.url})
+    run_setup(config)
+    assert publications(source)["streamer_shop_a"] == {"p", "streamer.progress"}
+    assert carried(config, "a") == {"public.p"}
+
+
+def test_a_table_that_inherits_from_a_selected_one_is_not_published_with_it(pair: Pair) -> None:
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (t)")
+    run_setup(make_config({"a": source.url, "b": target.url}, tables=["t"]))
+    assert publications(source)["streamer_shop_a"] == {"t", "streamer.progress"}
+
+
+def test_wal2json_takes_a_slot_and_no_publication(source15: Database, target18: Database) -> None:
+    source15.execute(TABLES)
+    config = make_config({"a": source15.url, "b": target18.url}, capture="wal2json")
+    assert 'a: created slot "streamer_shop_a" with wal2json' in run_setup(config)
+    assert publications(source15) == {}
+    assert run_setup(config)[-1] == 'a: kept slot "streamer_shop_a"'
+    with pytest.raises(SlotError, match=r"uses the plugin wal2json, the config says pgoutput; .*streamer teardown --sync shop"):
+        run_setup(make_config({"a": source15.url, "b": target18.url}))
+
+
+def test_a_plugin_that_is_not_installed_is_told_with_the_package(source18: Database, target15: Database) -> None:
+    source18.execute(TABLES)
+    with pytest.raises(SourceError, match=r'node "a" (has no plugin wal2json; install it|refuses the plugin wal2json)'):
+        run_setup(make_config({"a": source18.url, "b": target15.url}, capture="wal2json"))
+
+
+def test_a_sync_without_tables_is_refused_before_anything_is_made(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    with pytest.raises(UsageError, match=r'sync "shop" selects no table on a .*"public\.T"|selects no table on a .*public\.T'):
+        run_setup(make_config({"a": source.url, "b": target.url}, tables=["T"]))
+    assert source.query("SELECT 1 FROM pg_namespace WHERE nspname = 'streamer'") == []
+
+
+def test_a_slot_that_waits_for_a_transaction_names_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "PATIENCE_SECONDS", 1)
+    source, target = pair
+    source.execute(TABLES)
+    config = make_config({"a": source.url, "b": target.url})
+    with source.connect() as other:
+        other.execute("BEGIN; INSERT INTO log VALUES ('open')")
+        pid = other.info.backend_pid
+        with pytest.raises(SourceError, match=rf"it waits for the transaction of process {pid} .*pg_terminate_backend\({pid}\)"):
+            run_setup(config)
+        other.rollback()
+    run_setup(config)
+
+
+def test_two_sources_get_tables_publications_and_slots_both(source15: Database, source18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": source15.url, "b": source18.url}, sources=["a", "b"], targets=[])
+    run_setup(config)
+    assert carried(config, "a") == carried(config, "b") == {"public.t"}
+
+
+def test_a_slot_of_another_database_is_not_taken(databases: Databases, pg15: PostgresServer, target18: Database) -> None:
+    one, other = databases.create(pg15, "one"), databases.create(pg15, "other")
+    for database in (one, other):
+        database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    run_setup(make_config({"a": one.url, "b": target18.url}))
+    with pytest.raises(SlotError, match='belongs to database "one"'):
+        run_setup(make_config({"a": other.url, "b": target18.url}))
+
+
+@pytest.mark.parametrize(
+    ("grants", "message"),
+    [
+        ([], 'permission denied for database source; GRANT CREATE ON DATABASE source TO "plain"'),
+        (["GRANT CREATE ON DATABASE source TO plain"], r'must be owner of table t; .*ALTER TABLE t OWNER TO "plain"'),
+        (
+            ["GRANT CREATE ON DATABASE source TO plain", "ALTER TABLE t OWNER TO plain"],
+            'ALTER ROLE "plain" REPLICATION',
+        ),
+    ],
+)
+def test_a_missing_right_is_told_with_the_statement_that_gives_it(pair: Pair, grants: list[str], message: str) -> None:
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    source.execute("CREATE ROLE plain LOGIN PASSWORD 'Geheim-1'")
+    for grant in grants:
+        source.execute(grant)
+    url = source.server.url(source.name, "plain", "Geheim-1")
+    with pytest.raises(StreamerError, match=message) as raised:
+        run_setup(make_config({"a": url, "b": target.url}))
+    assert "Geheim-1" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_role_with_just_the_rights_that_are_asked_for_can_set_up(pair: Pair) -> None:
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    source.execute("CREATE ROLE plain LOGIN REPLICATION PASSWORD 'Geheim-1'")
+    source.execute("GRANT CREATE ON DATABASE source TO plain; ALTER TABLE t OWNER TO plain")
+    config = make_config({"a": source.server.url(source.name, "plain", "Geheim-1"), "b": target.url})
+    run_setup(config)
+    assert carried(config, "a") == {"public.t"}
+
+
+def test_a_node_that_is_away_is_one_line(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    nowhere = psycopg.conninfo.conninfo_to_dict(target.url) | {"port": "1"}
+    url = f"postgresql://{nowhere['user']}@{nowhere['host']}:1/{nowhere['dbname']}"
+    with pytest.raises(StreamerError, match=r'node "b": .*Connection refused.*; start that server'):
+        run_setup(make_config({"a": source.url, "b": url}))
