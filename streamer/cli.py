@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, NoReturn
 
 import typer
 
+from streamer import __version__, topology
 from streamer import config as config_module
-from streamer import topology
 from streamer.config import DEFAULT_PATH, Config
 from streamer.errors import StreamerError
 
@@ -28,7 +27,7 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The config file.")]
-SyncName = Annotated[Optional[str], typer.Option("--sync", metavar="NAME", help="Only this sync.")]  # noqa: UP045
+SyncName = Annotated[str | None, typer.Option("--sync", metavar="NAME", help="Only this sync.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -56,7 +55,7 @@ def _say(line: str) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"streamer {version('pg-streamer')}")
+        print(f"streamer {__version__}")
         raise typer.Exit
 
 
@@ -112,7 +111,7 @@ def run(
     config: ConfigFile = DEFAULT_PATH,
     once: Annotated[bool, typer.Option("--once", help="Stop when caught up.")] = False,
     sync: SyncName = None,
-    source: Annotated[Optional[str], typer.Option("--source", metavar="NODE", help="Only streams from this node.")] = None,  # noqa: UP045
+    source: Annotated[str | None, typer.Option("--source", metavar="NODE", help="Only streams from this node.")] = None,
 ) -> None:
     """Replicate until stopped (SIGTERM, Ctrl-C)."""
     from streamer.admin.run import run as stream

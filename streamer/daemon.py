@@ -6,6 +6,7 @@ Each stream has a reader thread (here) and a writer thread an edge (edge.py). Th
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -31,6 +32,8 @@ from streamer.stream import Stream
 
 POLL_SECONDS: Final = 0.2
 """How often the main thread looks whether it was told to stop."""
+LEAVE_SECONDS: Final = 9.0
+"""After which the process ends even if a stream does not, because a node does not answer; the next run takes up from there."""
 SWITCH_SECONDS: Final = 0.0005
 """How long a busy thread may keep the others waiting. A writer gives up the GIL with every round trip, and with Python's 5 ms it
 would wait that long to get it back from a reader that decodes a large transaction."""
@@ -53,6 +56,7 @@ class Daemon:
         self._streams = [make_stream(config, name, node, once=once) for name, node in chosen]
         self._once = once
         self._stopping = False
+        self._leave_at = math.inf
         self._threads = [threading.Thread(target=s.run, name=f"stream {s.name}", daemon=True) for s in self._streams]
 
     def run(self) -> bool:
@@ -66,13 +70,14 @@ class Daemon:
         while not self._once and not self._stopping:
             time.sleep(POLL_SECONDS)  # not an Event: the signal that sets it may find the main thread inside its lock
         for thread in self._threads:
-            while thread.is_alive():
+            while thread.is_alive() and time.monotonic() < self._leave_at:
                 thread.join(timeout=POLL_SECONDS)
         return not any(stream.state is State.FAILED or stream.problem for stream in self.report())
 
     def stop(self) -> None:
         """Ask all streams to finish the group in hand, confirm, and end."""
         self._stopping = True
+        self._leave_at = time.monotonic() + LEAVE_SECONDS
         for stream in self._streams:
             stream.stop()
 

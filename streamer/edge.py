@@ -76,6 +76,7 @@ class Edge:
         self._route = route
         self._copy = copy
         self._rejoin = rejoin
+        self._sink: Sink | None = None
         self._queue = PieceQueue(QUEUE_BYTES)
         self._thread = threading.Thread(target=self._run, name=f"edge {name}", daemon=True)
         self._stop = threading.Event()
@@ -214,6 +215,13 @@ class Edge:
         self._stop.set()
         self._queue.wake()
 
+    def cancel(self) -> None:
+        """Break off what the target is doing; its transaction is undone."""
+        sink = self._sink
+        if sink is not None and self._thread.is_alive():
+            self._log.warning("group_broken_off", reason="the target is blocked, or takes too long")
+            sink.cancel()
+
     def join(self, timeout: float) -> None:
         """Wait for the thread to end."""
         self._thread.join(timeout)
@@ -240,13 +248,14 @@ class Edge:
         """Bring the target to the point where the stream can go on, and write until told otherwise."""
         self._cut.clear()
         self._state = State.RETRYING if self._problem else State.STARTING
-        sink = self._make_sink()
+        self._sink = sink = self._make_sink()
         try:
             progress = prepare(self.name, self._source, sink, self._copy, self._stop.is_set)
             self._get_ready(progress, sink.durable())
             self._write(sink, backoff)
         finally:
             self._leave()
+            self._sink = None
             sink.close()
 
     def _get_ready(self, progress: Progress, durable: LSN) -> None:
@@ -274,7 +283,8 @@ class Edge:
             self._writing = False
             if items:
                 backoff.reset()
-                self._problem = None
+            if items or not undurable:
+                self._problem = None  # it wrote, or waited a while for something to write
             if undurable and (not items or time.monotonic() - looked > LOOK_SECONDS):
                 self._durable = sink.durable()
                 looked = time.monotonic()

@@ -24,7 +24,9 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of reaches us as an exception as well
     terminal = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    # plain_traceback: the pretty one shows local variables, and among them passwords
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: structlog.typing.Processor = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -181,7 +181,7 @@ changed or the identity is FULL; its columns that are not in the identity are UN
 update. A truncate has neither."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
     """Where a transaction was first made: the node, and the position and time of its commit there."""
 
@@ -190,7 +190,7 @@ class Origin:
     commit_time: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transaction:
     """A committed transaction of a source.
 

@@ -148,5 +148,8 @@ class Sink(Protocol):
     def durable(self) -> LSN:
         """Return the position up to which everything written survives a crash of the target."""
 
+    def cancel(self) -> None:
+        """Make what another thread has under way here fail soon, also where it waits for a lock. Never raises."""
+
     def close(self) -> None:
         """Disconnect, undoing an open transaction. Never raises."""

@@ -36,8 +36,10 @@ WAIT_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 10.0
 """How long a full queue that does not move may hold up the other edges."""
 
-STOP_SECONDS: Final = 7.0
-"""How long edges may take to finish the group in hand; a target that is blocked longer rolls it back when we disconnect."""
+STOP_SECONDS: Final = 5.0
+"""How long edges may take to finish the group in hand; what takes longer is broken off."""
+BREAK_OFF_SECONDS: Final = 1.5
+"""How long that may take."""
 
 
 class Stream:
@@ -59,6 +61,7 @@ class Stream:
         self._rejoin = threading.Event()
         self._stop = threading.Event()
         self._edges = make_edges(self._rejoin.set)
+        self._edges_stopped = False
         self._until_caught_up = until_caught_up
         self._goal: LSN | None = None
         self._confirmation = Confirmation(LSN(0))
@@ -165,9 +168,18 @@ class Stream:
         return goal is not None and all(edge.durable is not None and edge.durable >= goal for edge in self._edges)
 
     def _stop_edges(self) -> None:
+        if self._edges_stopped:
+            return
+        self._edges_stopped = True
         for edge in self._edges:
             edge.stop()
-        deadline = time.monotonic() + STOP_SECONDS
+        self._join_edges(STOP_SECONDS)
+        for edge in self._edges:
+            edge.cancel()
+        self._join_edges(BREAK_OFF_SECONDS)
+
+    def _join_edges(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         for edge in self._edges:
             edge.join(timeout=max(0.0, deadline - time.monotonic()))
 

@@ -120,6 +120,9 @@ class MemorySink:
         committed = self._database.progress[self._edge].position
         return committed if self._database.flushed is None else min(committed, self._database.flushed)
 
+    def cancel(self) -> None:
+        self._database.gate.set()
+
     def close(self) -> None:
         self._open_tables = None
         if self._is_open:

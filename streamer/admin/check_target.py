@@ -40,11 +40,20 @@ class TargetTable:
     schema_denied: bool
 
 
-def read_target_table(connection: Connection, node: str, table: SourceTable) -> TargetTable | None:
-    """Return what the target has of a source's table, None if nothing. Raises psycopg.Error."""
-    if not has_table(connection, table.table):
-        return None
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A table that a target does not have."""
+
+    role: str
+    #: the right that our role lacks to create it, as GRANT spells it; empty if it lacks none
+    lacking: str
+
+
+def read_target_table(connection: Connection, node: str, table: SourceTable) -> TargetTable | Missing:
+    """Return what the target has of a source's table. Raises psycopg.Error."""
     number, names = version(connection), [table.table.schema, table.table.name]
+    if not has_table(connection, table.table):
+        return Missing(connection.info.user, _lacking_right(connection, table.table.schema))
     query = _COLUMNS.format(
         identity="a.attidentity = ''" if number >= PARTITIONED else "true",
         generated="a.attgenerated = ''" if number >= GENERATED else "true",
@@ -53,6 +62,17 @@ def read_target_table(connection: Connection, node: str, table: SourceTable) -> 
     row: Any = connection.execute(_RIGHTS, {"schema": names[0], "name": names[1], "rights": list(RIGHTS)}).fetchone()
     keys = read_target(connection, node, table.table).keys
     return TargetTable(columns, keys, connection.info.user, tuple(row[0]), row[1])
+
+
+def _lacking_right(connection: Connection, schema: str) -> str:
+    """What our role lacks to create a table in the schema, or the schema itself."""
+    query = "SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s"
+    if (row := connection.execute(query, [schema]).fetchone()) is not None:
+        return "" if row[0] else f"USAGE, CREATE ON SCHEMA {quote(schema)}"
+    may_create: Any = connection.execute(
+        "SELECT has_database_privilege(current_database(), 'CREATE'), current_database()"
+    ).fetchone()
+    return "" if may_create[0] else f"CREATE ON DATABASE {quote(may_create[1])}"
 
 
 _COLUMNS: Final = """
@@ -70,11 +90,15 @@ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 """
 
 
-def judge_target_table(node: str, source: SourceTable, target: TargetTable | None) -> Iterator[Finding]:
+def judge_target_table(node: str, source: SourceTable, target: TargetTable | Missing) -> Iterator[Finding]:
     """Yield what keeps rows of the source's table from being written. Pure."""
     what = f'table "{source.table}" on "{node}"'
-    if target is None:
-        yield warning(what, "does not exist", "streamer setup creates it")
+    if isinstance(target, Missing):
+        if target.lacking:
+            reason = f"does not exist, and role {target.role} may not create it"
+            yield error(what, reason, f"GRANT {target.lacking} TO {quote(target.role)}")
+        else:
+            yield warning(what, "does not exist", "streamer setup creates it")
         return
     yield from _judge_rights(what, source, target)
     yield from _judge_columns(what, source, target)

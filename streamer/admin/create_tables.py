@@ -16,6 +16,7 @@ from streamer.capture.catalog import read_tables
 from streamer.capture.definition import needed_creations, table_creations
 from streamer.capture.dump import dump_creations
 from streamer.config import Config
+from streamer.errors import SourceError
 from streamer.model import TableName
 from streamer.session import Connection, reason_of, version
 from streamer.sinks.postgres_ddl import create, has_table
@@ -38,16 +39,17 @@ def create_missing(config: Config, sync: str, source: str, target: str, say: Say
 
 
 def _create(source: Connection, url: str, target: Connection, tables: Sequence[TableName], say: Say) -> None:
-    dumped = dump_creations(source, url, tables)
-    if dumped is not None:
-        try:
-            needed = needed_creations(source, tables, version(target))
-            for line in create(target, [*needed, *dumped]):
+    try:
+        dumped = dump_creations(source, url, tables)
+        if dumped is not None:
+            for line in create(target, [*needed_creations(source, tables, version(target)), *dumped]):
                 say(f"{line} (pg_dump)" if line.startswith("created table") else line)
             return
-        except psycopg.Error as error:
-            if target.broken:
-                raise
-            say(f"what pg_dump writes does not work here ({reason_of(error)}); taking the definitions from the catalog")
+    except SourceError as error:
+        say(f"{error.message}; taking the definitions from the catalog")
+    except psycopg.Error as error:
+        if target.broken or source.broken:
+            raise
+        say(f"what pg_dump writes does not work here ({reason_of(error)}); taking the definitions from the catalog")
     for line in create(target, table_creations(source, tables, version(target))):
         say(line)

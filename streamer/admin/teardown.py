@@ -10,8 +10,7 @@ told to.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,10 +21,12 @@ from streamer.admin.nodes import Say, chosen_syncs, session
 from streamer.capture import publication
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import StreamerError, UsageError
+from streamer.model import EdgeName
 from streamer.session import Connection, version
 from streamer.sinks.postgres import ORIGINS
 from streamer.sinks.postgres_table import quote
 
+STOP: Final = "stop streamer run first, or end its sessions with: streamer teardown --force"
 READER_SECONDS: Final = 10.0
 """How long a reader that was told to end may take."""
 
@@ -73,10 +74,10 @@ class _Teardown:
     def find(self) -> Plan:
         """Return what there is. Raises UsageError if a slot is being read."""
         nodes = dict.fromkeys(n for s in self._syncs for n in (*self._config.syncs[s].sources, *self._config.syncs[s].targets))
-        plan: Plan = defaultdict(list)
+        plan: Plan = {}
         for node in nodes:
             try:
-                plan[node] += self._in_file(node) if self._config.nodes[node].kind == "sqlite" else self._in_server(node)
+                plan[node] = self._in_file(node) if self._config.nodes[node].kind == "sqlite" else self._in_server(node)
             except UsageError:
                 raise
             except StreamerError as error:
@@ -85,7 +86,7 @@ class _Teardown:
 
     def _in_server(self, node: str) -> list[Removal]:
         with session(self._config, node) as connection:
-            found = []
+            found = list(self._writers(connection, node))
             for sync in self._syncs:
                 if node in self._config.syncs[sync].sources:
                     found += self._captured(connection, node, slot_name(sync, node))
@@ -97,16 +98,24 @@ class _Teardown:
                     found += self._progress(connection, node)
             return found
 
+    def _writers(self, connection: Connection, node: str) -> Iterator[Removal]:
+        """Sessions of a daemon that writes to this node: it may be copying, when nobody reads the slot yet."""
+        edges = [EdgeName(*edge) for edge in self._config.edges() if edge[2] == node and edge[0] in self._syncs]
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+        for edge in edges:
+            # names are cut at 63 bytes
+            for (pid,) in connection.execute(query, [f"streamer {edge}"[:63]]):
+                if not self._force:
+                    raise UsageError(f'edge {edge} is written by process {pid} on "{node}"', STOP)
+                yield Removal(f"session of edge {edge} (process {pid})", "SELECT pg_terminate_backend(%s)", (pid,))
+
     def _captured(self, connection: Connection, node: str, slot: str) -> list[Removal]:
         """Slot and publications of one stream."""
         found = []
         query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()"
         for (reader,) in connection.execute(query, [slot]):
             if reader is not None and not self._force:
-                raise UsageError(
-                    f'slot "{slot}" on "{node}" is read by process {reader}',
-                    "stop streamer run first, or end the reader with: streamer teardown --force",
-                )
+                raise UsageError(f'slot "{slot}" on "{node}" is read by process {reader}', STOP)
             found.append(Removal(f'slot "{slot}"', "SELECT pg_drop_replication_slot(%s)", (slot,)))
         if version(connection) >= 100000:
             query = "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s) ORDER BY pubname"
@@ -190,7 +199,10 @@ def _has_schema(connection: Connection) -> bool:
 
 
 def _execute(connection: Connection, removal: Removal, *, force: bool) -> None:
-    """Execute the statement; with `force`, end whoever reads the slot that is dropped, as often as it comes back."""
+    """Execute the statement; with `force`, end whoever reads the slot that is dropped, as often as it comes back.
+
+    An origin is given back when its session has ended, which takes a moment.
+    """
     deadline = time.monotonic() + READER_SECONDS
     while True:
         try:

@@ -30,7 +30,7 @@ TAGS: Final = frozenset({TableName(OWN_SCHEMA, "progress"), TableName(OWN_SCHEMA
 """Where the first write of every transaction of ours goes: an edge's progress, or the record of a copied table."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begin:
     """A transaction begins: the position of its commit record, and its commit time."""
 
@@ -38,7 +38,7 @@ class Begin:
     commit_time: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commit:
     """The transaction is whole: the position just past its commit record."""
 

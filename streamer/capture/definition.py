@@ -100,6 +100,8 @@ class _Definitions:
         found = defaultdict(list)
         for oid, position, start, not_null, expression, identity, generated in self._execute(query, [list(self._tables)]):
             parts = [start]
+            if generated and self._target < GENERATED:
+                continue  # the target has no such thing, and nobody would keep an ordinary column in step
             if generated:
                 virtual = generated == "v" and self._target >= VIRTUAL
                 parts.append(f"GENERATED ALWAYS AS ({expression}) {'VIRTUAL' if virtual else 'STORED'}")

@@ -73,7 +73,7 @@ class TypeDefinitions:
 
 
 _TYPE: Final = """
-SELECT t.typtype::text, CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 AND t.typlen = -1 THEN t.typelem::bigint END,
+SELECT t.typtype::text, CASE WHEN t.typtype = 'b' AND t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem::bigint END,
        n.nspname, t.typname, format_type(t.oid, NULL), e.extname, en.nspname
 FROM pg_type t
 JOIN pg_namespace n ON n.oid = t.typnamespace

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from psycopg import conninfo, sql
 
+from streamer.errors import SourceError
 from streamer.model import Creation, TableName
 from streamer.session import Connection, version
 
@@ -52,22 +53,23 @@ _TAKEN: Final = {
 
 
 def dump_creations(connection: Connection, url: str, tables: Sequence[TableName]) -> list[Creation] | None:
-    """Return the tables' definitions, partitions included, or None if there is no pg_dump here that is new enough or it fails."""
+    """Return the tables' definitions, partitions included; None if there is no pg_dump here that is new enough.
+
+    Raises SourceError if it fails.
+    """
     program = shutil.which("pg_dump")
     if program is None or _major(program) < max(_OLDEST, version(connection) // 10000):
         return None
     named = [f"--table={_pattern(t)}" for t in (*tables, *_partitions(connection, tables))]
     arguments, environment = _connecting(url)
-    done = subprocess.run(
-        [program, *_OPTIONS, *named, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=SECONDS,
-        check=False,
-    )
-    return list(_entries(done.stdout)) if done.returncode == 0 else None
+    command = [program, *_OPTIONS, *named, *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"pg_dump was not ready within {SECONDS} s") from None
+    if done.returncode != 0:
+        raise SourceError(f"pg_dump failed: {next(iter(done.stderr.splitlines()), f'exit code {done.returncode}')}")
+    return list(_entries(done.stdout))
 
 
 def _major(program: str) -> int:
@@ -104,8 +106,7 @@ def _entries(dump: str) -> Iterator[Creation]:
         kind = heading["type"]
         if kind not in _TAKEN:
             continue
-        lines = [line for line in dump[heading.end() : end].splitlines() if not line.startswith(("SET ", "--", "\\"))]
-        statement = "\n".join(lines).strip()
+        statement = _without_tail(dump[heading.end() : end])
         what = f"{kind.lower()} {heading['name']}"
         name = TableName(heading["schema"], heading["name"])
         if kind == "TABLE":
@@ -116,6 +117,14 @@ def _entries(dump: str) -> Iterator[Creation]:
             yield Creation("detail", name, statement, what)
 
 
+def _without_tail(entry: str) -> str:
+    """The entry without the settings, comments and psql commands that stand between it and the next."""
+    lines = entry.splitlines()
+    while lines and (not lines[-1] or lines[-1].startswith(("SET default_", "--", "\\"))):
+        lines.pop()
+    return "\n".join(lines)
+
+
 _PARTITIONS: Final = """
 WITH RECURSIVE part(oid) AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -124,6 +133,6 @@ WITH RECURSIVE part(oid) AS (
     UNION
     SELECT i.inhrelid FROM pg_inherits i JOIN part ON part.oid = i.inhparent
 )
-SELECT n.nspname, c.relname FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT n.nspname, c.relname FROM part JOIN pg_class c ON c.oid = part.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relispartition ORDER BY 1, 2
 """

@@ -88,9 +88,11 @@ def insert_only(connection: Connection, tables: Sequence[SourceTable], plugin: s
     roots = {leaf: t.table for t in tables for leaf in t.leaves}
     partitions = read_tables(connection, roots.__contains__) if roots else []
     virtual = _with_virtual_columns(connection) if plugin == "pgoutput" else set()
+    # else rows of a partition travel with its own identity, and that of the table above is nobody's
+    via_root = plugin == "pgoutput" and version(connection) >= VIA_ROOT
     return {
         roots.get(t.table, t.table)
-        for t in (*tables, *partitions)
+        for t in (*(t for t in tables if via_root or not t.leaves), *partitions)
         if t.identity is Identity.NOTHING or (t.identity is Identity.FULL and t.table in virtual)
     }
 

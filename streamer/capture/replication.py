@@ -146,12 +146,13 @@ class ReplicationStream:
         self._reported_at = time.monotonic()
         self._reply_due = False
 
-    def finish(self) -> None:
-        """Send what was confirmed once more, and disconnect."""
+    def finish(self, wait: Callable[[], None]) -> None:
+        """Send what was confirmed once more, `wait` for the server to note it, and disconnect."""
         try:
             if self._pq.status == pq.ConnStatus.OK:
                 self._report()
-        except StreamerError:
+                wait()
+        except (StreamerError, psycopg.OperationalError):
             pass  # the server has gone already; what it has not heard it will send again
         finally:
             self._connection.close()

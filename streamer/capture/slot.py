@@ -37,6 +37,8 @@ READ_LIMIT: Final = 1 << 20
 
 LOOK_SECONDS: Final = 5.0
 """How often the source is asked whether the stream still carries every table."""
+CONFIRM_SECONDS: Final = 2.0
+"""How long a session that ends waits for the server to note what was confirmed last."""
 HANDOVER_SECONDS: Final = 3.0
 """How long to wait for a slot that another process still reads, before that is an error."""
 PGOUTPUT: Final = 100000
@@ -189,7 +191,14 @@ class SlotSource:
             try:
                 yield SlotReader(stream, decoder, Assembler(self._node, envelope), partial(self._look, connection))
             finally:
-                stream.finish()
+                stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
+
+    def _await_confirmation(self, connection: Connection, position: LSN) -> None:
+        """Wait until the slot has what was confirmed last. Data that we have not read would make a close overtake it."""
+        query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn"
+        deadline = time.monotonic() + CONFIRM_SECONDS
+        while time.monotonic() < deadline and connection.execute(query, [self._slot, str(position)]).fetchone():
+            time.sleep(0.02)
 
     def _look(self, connection: Connection) -> None:
         """See that the server is there and the stream carries every table. Raises SourceError, psycopg.Error."""

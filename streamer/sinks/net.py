@@ -1,8 +1,8 @@
 """The net effect of a group: what remains to be written when every key is written once. Pure.
 
 Changes are folded per relation and key into rows to delete, to update and to insert, which a sink writes set-wise in that
-order. What cannot be folded (a changed key, a truncate, a table without a key, a new version of a relation) keeps its place:
-`fold` returns steps, to be applied one after the other.
+order. What cannot be folded (a changed key, a truncate, an update or delete of a table without a key, a new version of a
+relation) keeps its place: `fold` returns steps, to be applied one after the other.
 
 The trap: two inserts of one key are an error of the target, not something to fold; `fold` raises Unfoldable and the sink
 replays the group row by row, so that the error is the database's own.
@@ -30,7 +30,10 @@ class Unfoldable(Exception):
 
 @dataclass(slots=True)
 class SetWise:
-    """Rows of one relation to delete, then update, then insert. `deletes` are old rows, the others new ones."""
+    """Rows of one relation to delete, then update, then insert. `deletes` are old rows, the others new ones.
+
+    A relation without a key has inserts only, under running numbers.
+    """
 
     relation: Relation
     key: Sequence[int]
@@ -86,7 +89,7 @@ class _Fold:
     def __init__(self, key_of: KeyOf) -> None:
         self._key_of = key_of
         self._steps: list[Step] = []
-        self._open: dict[Relation, tuple[Callable[[Row], Key] | None, SetWise | RowWise]] = {}
+        self._open: dict[Relation, tuple[Callable[[Row], Key], SetWise] | tuple[None, _Keyless]] = {}
         self._versions: dict[TableName, Relation] = {}
 
     def run(self, changes: Iterable[Change]) -> list[Step]:
@@ -96,8 +99,8 @@ class _Fold:
             key, step = opened.get(relation) or self._enter(relation)
             if kind is Kind.TRUNCATE:
                 self._truncate(relation)
-            elif isinstance(step, RowWise):
-                step.changes.append(change)
+            elif isinstance(step, _Keyless):
+                step.add(change)
             elif kind is Kind.UPDATE:
                 assert key is not None
                 assert new is not None
@@ -116,24 +119,22 @@ class _Fold:
         self._close()
         return self._steps
 
-    def _enter(self, relation: Relation) -> tuple[Callable[[Row], Key] | None, SetWise | RowWise]:
+    def _enter(self, relation: Relation) -> tuple[Callable[[Row], Key], SetWise] | tuple[None, _Keyless]:
         """Begin to fold a relation; another version of the same table must be written before."""
         if relation.table in self._versions:
             self._close()
         self._versions[relation.table] = relation
         key = self._key_of(relation)
-        entry = (None, RowWise()) if key is None else (itemgetter(*key), SetWise(relation, key))
-        self._open[relation] = entry
-        return entry
+        self._open[relation] = (None, _Keyless()) if key is None else (itemgetter(*key), SetWise(relation, key))
+        return self._open[relation]
 
     def _close(self) -> None:
         """Put down what has been folded so far: what follows must come after it."""
         for _, step in self._open.values():
-            if isinstance(step, SetWise) and not (step.deletes or step.updates or step.inserts):
-                continue
-            if isinstance(step, RowWise) and not step.changes:
-                continue
-            self._steps.append(step)
+            if isinstance(step, _Keyless):
+                self._steps += step.steps
+            elif step.deletes or step.updates or step.inserts:
+                self._steps.append(step)
         self._open.clear()
         self._versions.clear()
 
@@ -151,6 +152,27 @@ class _Fold:
             last.changes.append(change)
         else:
             self._steps.append(RowWise([change]))
+
+
+class _Keyless:
+    """The changes of a relation without a key: runs of inserts, which can be written at once, between all others, in order."""
+
+    def __init__(self) -> None:
+        self.steps: list[SetWise | RowWise] = []
+
+    def add(self, change: Change) -> None:
+        """Append the change to the last step, or begin another."""
+        kind, relation, _, new = change
+        last = self.steps[-1] if self.steps else None
+        if kind is Kind.INSERT and new is not None:
+            if not isinstance(last, SetWise):
+                last = SetWise(relation, ())
+                self.steps.append(last)
+            last.inserts[len(last.inserts)] = new
+        elif isinstance(last, RowWise):
+            last.changes.append(change)
+        else:
+            self.steps.append(RowWise([change]))
 
 
 def _insert(step: SetWise, key: Key, row: Row) -> None:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import Any, Final
+from weakref import WeakSet
 
 import psycopg
 import structlog
@@ -51,6 +52,8 @@ ORIGIN_REMEDY: Final = (
 )
 ORIGINS: Final = 90500  # replication origins and commit timestamps: version 9.5
 FLUSH_POSITION: Final = 90600  # pg_current_xlog_flush_location(): version 9.6
+CANCEL_SECONDS: Final = 1.0
+"""How long a server may take to accept that a session's work be broken off."""
 WAL_BLOCK: Final = 8192
 PAGE_HEADERS: Final = (24, 40)
 """Bytes that begin a page of WAL, and the first page of a segment. https://www.postgresql.org/docs/current/wal-internals.html"""
@@ -69,6 +72,7 @@ class PostgresSink:
         self._writers: dict[Relation, TableWriter] = {}
         self._connection: Connection  # from open() on
         self._resources = ExitStack()
+        self._sessions: WeakSet[Connection] = WeakSet()
         self._in_transaction = False
         self._warned = False
         self._origin: str | None = None
@@ -102,6 +106,7 @@ class PostgresSink:
                 connection.execute("SET synchronous_commit = off")
                 connection.execute("SET idle_in_transaction_session_timeout = 0")
             self._act_as_replica(connection)
+        self._sessions.add(connection)
         return connection
 
     def _act_as_replica(self, connection: Connection) -> None:
@@ -337,6 +342,12 @@ class PostgresSink:
             while self._pending and self._pending[0][1] <= flushed:
                 self._durable = self._pending.popleft()[0]
         return self._durable
+
+    def cancel(self) -> None:
+        """Have the server break off what our sessions are doing; it would wait for a lock even after we are gone."""
+        for connection in list(self._sessions):
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def close(self) -> None:
         """Disconnect; the server undoes an open transaction."""

@@ -21,6 +21,8 @@ from streamer.sinks.postgres_table import TableWriter
 
 FEW_ROWS: Final = 50
 """Up to here single statements are faster than COPY and a join."""
+PIPELINED: Final = 500
+"""Statements sent before their answers are read."""
 REFUSED: Final = (
     psycopg.DataError,
     psycopg.IntegrityError,
@@ -64,7 +66,11 @@ class Applier:
         outcome = Outcome()
         for step in _one_by_one(changes):
             try:
-                self._step(step, outcome)
+                if isinstance(step, Truncate):
+                    self._truncate(step, outcome)
+                else:
+                    self._change(step.changes[0], outcome)
+                    outcome.settle()
             except REFUSED as error:
                 raise self._refusal(step, error) from error
         return outcome
@@ -73,12 +79,22 @@ class Applier:
         if isinstance(step, SetWise):
             self._set_wise(step, outcome)
         elif isinstance(step, Truncate):
-            tables = ", ".join(self._writer(r).name for r in step.relations)
-            self._connection.execute(f"TRUNCATE {tables}")
-            outcome.truncated += len(step.relations)
+            self._truncate(step, outcome)
         else:
-            for change in step.changes:
-                self._change(change, outcome)
+            self._row_wise(step, outcome)
+
+    def _truncate(self, step: Truncate, outcome: Outcome) -> None:
+        tables = ", ".join(self._writer(r).name for r in step.relations)
+        self._connection.execute(f"TRUNCATE {tables}")
+        outcome.truncated += len(step.relations)
+
+    def _row_wise(self, step: RowWise, outcome: Outcome) -> None:
+        """Write the changes in order, without waiting for the answer to one before the next is sent."""
+        for start in range(0, len(step.changes), PIPELINED):
+            with self._connection.pipeline():
+                for change in step.changes[start : start + PIPELINED]:
+                    self._change(change, outcome)
+            outcome.settle()
 
     def _refusal(self, step: Truncate | RowWise, error: psycopg.Error) -> ApplyError:
         remedy = "cure the row or the rule on the target; streamer tries again by itself"
@@ -218,14 +234,18 @@ class Outcome:
         self.updates: list[psycopg.Cursor[Any]] = []
         self.deletes: list[psycopg.Cursor[Any]] = []
 
-    def written(self) -> Written:
-        """Return the counts."""
+    def settle(self) -> None:
+        """Count what the statements so far have found; they must have been answered."""
         updated = sum(c.rowcount for c in self.updates)
         deleted = sum(c.rowcount for c in self.deletes)
-        return Written(
-            self.inserted,
-            self.updated + updated,
-            self.deleted + deleted,
-            self.truncated,
-            self.missing + max(0, self.expected - updated - deleted),
-        )
+        self.updated += updated
+        self.deleted += deleted
+        self.missing += max(0, self.expected - updated - deleted)
+        self.updates.clear()
+        self.deletes.clear()
+        self.expected = 0
+
+    def written(self) -> Written:
+        """Return the counts."""
+        self.settle()
+        return Written(self.inserted, self.updated, self.deleted, self.truncated, self.missing)

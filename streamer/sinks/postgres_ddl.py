@@ -47,7 +47,6 @@ def create(connection: Connection, creations: Sequence[Creation]) -> list[str]:
     lines = []
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
-        connection.execute("SET LOCAL check_function_bodies = off")
         with_foreign_keys = _may_be_replica(connection)
         for creation in creations:
             if creation.kind == "foreign key" and not with_foreign_keys:

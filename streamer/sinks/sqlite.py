@@ -234,6 +234,13 @@ class SqliteSink:
         """Return the position of the last commit; commits are synchronous."""
         return self._committed
 
+    def cancel(self) -> None:
+        """Break off the statement that is running; waiting for another program's lock ends by itself."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.interrupt()
+
     def close(self) -> None:
         """Disconnect, undoing an open transaction."""
         connection, self._connection = self._connection, None

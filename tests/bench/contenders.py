@@ -49,6 +49,10 @@ class Contender(Protocol):
 
     slot: str
 
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+
     def start(self) -> None:
         """Begin, or go on after `stop`; returns at once."""
 
@@ -71,6 +75,10 @@ class BuiltIn:
         self._pair = pair
         self._created = False
         pair.source.execute("CREATE PUBLICATION bench FOR ALL TABLES")
+
+    @property
+    def log(self) -> str:
+        return self._pair.target.server.log
 
     def start(self) -> None:
         if self._created:
@@ -101,11 +109,15 @@ class Streamer:
         self._pair = pair
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-bench-")
         self._config = Path(self._directory.name) / "streamer.toml"
-        self._log = Path(self._directory.name) / "log"
+        self._log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
         text = CONFIG.format(source=pair.source.url, target=pair.target.url, plugin=plugin, port=free_port())
         self._config.write_text(text)
         self._command("setup")
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text() if self._log_path.exists() else ""
 
     @property
     def pid(self) -> int | None:
@@ -113,7 +125,7 @@ class Streamer:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
+        with self._log_path.open("ab") as log:
             command = [sys.executable, "-m", "streamer.cli", "run", "--config", str(self._config)]
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
@@ -125,7 +137,7 @@ class Streamer:
 
     def check(self) -> None:
         if self._process is not None and (code := self._process.poll()) is not None:
-            raise RuntimeError(f"the daemon ended with exit code {code}: {self._log.read_text()[-3000:]}")
+            raise RuntimeError(f"the daemon ended with exit code {code}: {self.log[-2000:]}")
 
     def close(self) -> None:
         self.stop()

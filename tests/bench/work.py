@@ -22,7 +22,7 @@ from tests.waiting import wait_for, wait_for_equal
 
 MARK = "CREATE TABLE mark (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, job text NOT NULL)"
 ROWS_PER_SCALE = 100_000
-PATIENCE = 300.0  # seconds for one job
+PATIENCE = 120.0  # seconds for one job
 RATE = 150.0  # commits a second in the latency job, if it is not slower than that
 CLIENTS = 4  # of pgbench
 TABLES = ("pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history", "mark")
@@ -156,7 +156,7 @@ class Jobs:
                 return moment
             self._contender.check()
             time.sleep(pause)
-        raise TimeoutError(f"waited {PATIENCE:g} s for {what}")
+        raise TimeoutError(f"waited {PATIENCE:g} s for {what}; logged last: {self._contender.log[-2000:]}")
 
     def _run_pgbench(self) -> None:
         each = str(self._sizes.transactions // CLIENTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -101,8 +102,8 @@ def test_teardown_asks_and_takes_no_for_an_answer(source15: Database, target18: 
     before = catalog(source15)
     asked: list[str] = []
 
-    def refuse(lines: object) -> bool:
-        asked.extend(lines)  # type: ignore[call-overload]
+    def refuse(lines: Sequence[str]) -> bool:
+        asked.extend(lines)
         return False
 
     assert teardown(config, None, force=False, confirm=refuse, say=asked.append) == []
@@ -132,7 +133,7 @@ def test_a_slot_that_is_read_is_only_dropped_by_force(pair: Pair) -> None:
     thread = threading.Thread(target=daemon.run)
     thread.start()
     try:
-        wait_for(lambda: source.query("SELECT active FROM pg_replication_slots WHERE active"), "the slot to be read")
+        wait_for(lambda: source.query("SELECT 1 FROM pg_replication_slots WHERE active AND NOT temporary"), "the slot to be read")
         with pytest.raises(UsageError, match=r'slot "streamer_shop_a" on "a" is read by process \d+; stop streamer run first'):
             tear_down(config)
         said, problems = tear_down(config, force=True)
@@ -142,3 +143,14 @@ def test_a_slot_that_is_read_is_only_dropped_by_force(pair: Pair) -> None:
     finally:
         daemon.stop()
         thread.join()
+
+
+def test_a_daemon_that_still_copies_is_noticed_too(source15: Database, target18: Database) -> None:
+    source15.execute(TABLES)
+    config = make_config({"a": source15.url, "b": target18.url})
+    set_up(config)
+    with target18.connect() as writer:
+        writer.execute("SET application_name = 'streamer shop: a -> b'")
+        with pytest.raises(UsageError, match=r'edge shop: a -> b is written by process \d+ on "b"; stop streamer run first'):
+            tear_down(config)
+    assert tear_down(config)[1] == []

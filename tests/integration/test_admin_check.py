@@ -1,0 +1,215 @@
+"""`streamer check` on real servers: the facts are read right, nothing is changed, and what check lets pass works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from streamer.admin import check_connection
+from streamer.admin.check import check
+from streamer.admin.findings import Finding, Severity, failed
+from streamer.admin.run import run
+from streamer.admin.setup import setup
+from streamer.config import Config
+from tests.configs import make_config
+from tests.conftest import Pair
+from tests.servers import Database, PostgresServer
+from tests.unit.test_check_verdicts import told
+
+
+def has(findings: Sequence[Finding], severity: str, *words: str) -> bool:
+    lines = [f"{f.object}: {f.reason}; {f.remedy}" for f in findings if f.severity == severity]
+    return any(all(word in line for word in words) for line in lines)
+
+
+def set_up(config: Config) -> None:
+    setup(config, None, lambda line: None)
+
+
+def test_a_pair_that_is_ready_has_nothing_to_cure(pair: Pair) -> None:
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    config = make_config({"a": source.url, "b": target.url})
+    assert told(check(config)) == ['warning: table "public.t" on "b": does not exist; streamer setup creates it']
+    set_up(config)
+    findings = check(config)
+    assert told(findings) == []
+    assert has(findings, "ok", 'node "a": captures with pgoutput: it is part of PostgreSQL from version 10 on')
+    assert has(findings, "ok", 'node "a": a trial slot with pgoutput works')
+    assert has(findings, "ok", 'slot "streamer_shop_a" on "a": exists')
+
+
+def test_check_changes_nothing(pair: Pair) -> None:
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    check(make_config({"a": source.url, "b": target.url}))
+    for database in pair:
+        assert database.query("SELECT 1 FROM pg_namespace WHERE nspname = 'streamer'") == []
+        assert database.query("SELECT 1 FROM pg_replication_slots") == []
+        assert database.query("SELECT relname FROM pg_class WHERE relname = 't'") == ([("t",)] if database is source else [])
+
+
+def test_a_node_that_is_away_is_a_finding_and_the_others_are_looked_at(source15: Database) -> None:
+    source15.execute("CREATE TABLE t (id int)")
+    findings = check(make_config({"a": source15.url, "b": "postgresql://postgres@127.0.0.1:1/x"}))
+    assert has(findings, "error", 'node "b": "127.0.0.1", port 1: ', "Connection refused", "start that server")
+    assert has(findings, "warning", 'table "public.t" on "a": has no usable replica identity')
+
+
+@pytest.fixture
+def plain(pair: Pair) -> tuple[Config, Pair]:
+    """A config in which both roles may do nothing."""
+    source, target = pair
+    urls = []
+    for database in pair:
+        database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        database.execute("CREATE ROLE plain LOGIN PASSWORD 'Geheim-1'")
+        database.execute(f"REVOKE ALL ON DATABASE {database.name} FROM public; GRANT CONNECT ON DATABASE {database.name} TO plain")
+        urls.append(database.server.url(database.name, "plain", "Geheim-1"))
+    return make_config({"a": urls[0], "b": urls[1]}), (source, target)
+
+
+def remedies(findings: Sequence[Finding], node: str) -> list[str]:
+    """The statements that are proposed for a node."""
+    ours = [
+        f for f in findings if f.severity != Severity.OK and (f.object == f'node "{node}"' or f.object.endswith(f' on "{node}"'))
+    ]
+    return list(dict.fromkeys(f.remedy for f in ours))
+
+
+def test_following_the_remedies_is_enough(plain: tuple[Config, Pair]) -> None:
+    """Whatever the proposed statements are: a role that was given them can set up, copy and stream."""
+    config, (source, target) = plain
+    findings = check(config)
+    assert has(findings, "error", "may not replicate", 'ALTER ROLE "plain" REPLICATION')
+    assert has(findings, "error", "may not read it", 'GRANT SELECT ON "public"."t" TO "plain"')
+    assert has(findings, "error", 'on "b": role plain lacks SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+    for database, node in ((source, "a"), (target, "b")):
+        for remedy in remedies(findings, node):
+            database.execute(remedy.split(", or GRANT its owner")[0])
+    assert told(check(config)) == []
+    set_up(config)
+    assert told(check(config)) == []
+    source.execute("INSERT INTO t VALUES (1, 'x')")
+    assert run(config, sync=None, source=None, once=True) == []
+    assert target.query("SELECT id FROM t") == [(1,)]
+
+
+def test_a_role_that_may_not_create_missing_tables_is_found(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE SCHEMA far; CREATE TABLE far.t (id int PRIMARY KEY)")
+    target18.execute("CREATE ROLE plain LOGIN PASSWORD 'x'")
+    config = make_config({"a": source15.url, "b": target18.server.url("target", "plain", "x")})
+    findings = check(config)
+    assert has(findings, "error", 'table "public.t" on "b"', 'GRANT USAGE, CREATE ON SCHEMA "public" TO "plain"')
+    assert has(findings, "error", 'table "far.t" on "b"', 'GRANT CREATE ON DATABASE "target" TO "plain"')
+    for remedy in remedies(findings, "b"):
+        target18.execute(remedy)
+    set_up(config)
+    assert told(check(config)) == []
+
+
+def test_differences_of_a_target_are_found(pair: Pair) -> None:
+    source, target = pair
+    source.execute("CREATE TYPE mood AS ENUM ('ok'); CREATE TABLE t (id int PRIMARY KEY, v text, w mood, n int)")
+    target.execute("CREATE TABLE t (id int, v varchar(5), n bigint, extra int NOT NULL, fine int NOT NULL DEFAULT 5)")
+    findings = check(make_config({"a": source.url, "b": target.url}))
+    assert has(findings, "error", 'has no column "w"', 'ADD COLUMN "w" public.mood')
+    assert has(findings, "warning", 'column "v" is character varying(5), on the source text')
+    assert has(findings, "warning", 'column "n" is bigint, on the source integer')
+    assert has(findings, "error", 'column "extra" is NOT NULL without a default')
+    assert has(findings, "warning", "no unique index covers its key (id)", 'CREATE UNIQUE INDEX ON "public"."t" ("id")')
+    assert not has(findings, "error", "fine")
+
+
+def test_what_is_missing_in_an_sqlite_file_is_found(source15: Database, tmp_path: Path) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": source15.url, "s": f"sqlite:///{tmp_path}/s.sqlite"})
+    assert has(check(config), "warning", 'node "s"', "does not exist yet", "streamer setup")
+    set_up(config)
+    assert told(check(config)) == []
+    source15.execute("ALTER TABLE t ADD COLUMN v text")
+    assert has(check(config), "warning", 'node "s": table "public.t" has no column "v"', "ADD COLUMN")
+
+
+def test_one_database_under_two_names_is_found(source15: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    findings = check(make_config({"a": source15.url, "b": source15.url.replace("127.0.0.1", "localhost")}))
+    assert has(findings, "error", 'sync "shop": nodes "a" and "b" are the same database')
+
+
+def test_a_node_without_a_sync_and_a_pattern_without_a_table_are_found(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    nodes = {"a": source15.url, "b": target18.url, "c": target18.url}
+    findings = check(make_config(nodes, targets=["b"], tables=["t", "nothing.*"]))
+    assert has(findings, "warning", 'node "c": no sync uses it')
+    assert has(findings, "warning", 'the pattern "nothing.*" chooses no table')
+
+
+def test_old_wal2json_is_found_by_what_it_does_not_know(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY, n numeric); CREATE TABLE keyless (n float8)")
+    source15.execute("ALTER TABLE keyless REPLICA IDENTITY FULL")
+    findings = check(make_config({"a": source15.url, "b": target18.url}, capture="wal2json"))
+    assert has(findings, "ok", 'node "a": captures with wal2json: the config says so')
+    old = has(findings, "warning", 'table "public.t" on "a": wal2json before 2.6')
+    assert has(findings, "error", 'table "public.keyless" on "a": wal2json before 2.6') == old
+    (version,) = source15.query("SELECT current_setting('server_version_num')::int")
+    assert old == (version[0] < 170000)  # Debian's packages: 15 has 2.5, 17 has 2.6
+
+
+def test_a_plugin_that_is_not_installed_is_found(source18: Database, target15: Database) -> None:
+    source18.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    findings = check(make_config({"a": source18.url, "b": target15.url}, capture="wal2json"))
+    assert has(findings, "error", "wal2json")
+
+
+def test_a_slot_or_publication_that_is_not_right_is_found(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": source15.url, "b": target18.url})
+    set_up(config)
+    source15.execute("DROP PUBLICATION streamer_shop_a")
+    assert has(check(config), "error", 'slot "streamer_shop_a" on "a": its publications do not exist', "streamer teardown")
+    changed = make_config({"a": source15.url, "b": target18.url}, capture="wal2json")
+    assert has(check(changed), "error", 'uses the plugin pgoutput in database "source", the config says wal2json')
+
+
+def test_a_transaction_that_holds_up_slots_is_found(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_connection, "TRIAL_SECONDS", 1)
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    with source.connect() as other:
+        other.execute("BEGIN; INSERT INTO t VALUES (1)")
+        findings = check(make_config({"a": source.url, "b": target.url}))
+        other.rollback()
+    assert has(findings, "warning", "a trial slot was not ready within 1 s", "pg_stat_activity")
+    assert not failed(findings)
+
+
+@pytest.fixture(scope="module")
+def bare(server_b: PostgresServer) -> Iterator[PostgresServer]:
+    """A server as initdb leaves it: not ready for anything."""
+    settings = {"wal_level": "replica", "max_replication_slots": "1", "max_wal_senders": "1", "track_commit_timestamp": "off"}
+    server = PostgresServer(server_b.bin_dir, settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def test_a_server_that_is_not_configured_gets_every_setting_told(bare: PostgresServer, target15: Database) -> None:
+    bare.execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)")
+    findings = check(make_config({"a": bare.url(), "b": target15.url}, sources=["a", "b"], targets=[]))
+    assert has(findings, "error", "wal_level is replica, it must be logical; ALTER SYSTEM SET wal_level = logical")
+    assert has(findings, "error", "0 of 1 max_replication_slots are in use, 2 more are needed, one of them for the copy")
+    assert has(findings, "error", "max_wal_senders")
+    assert has(findings, "warning", 'node "a": track_commit_timestamp is off')
+    assert not has(findings, "ok", 'node "a": a trial slot')
+
+
+def test_the_handshake_of_a_direct_connection_names_its_process(source15: Database) -> None:
+    with closing(psycopg.connect(source15.url)) as one, closing(psycopg.connect(source15.url)) as other:
+        assert list(check_connection.judge_probes("a", *check_connection.probe_twice(one, other))) == []

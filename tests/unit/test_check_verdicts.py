@@ -1,0 +1,314 @@
+"""The verdicts of `streamer check`, without a server: what is read goes in, findings come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from streamer.admin.check_connection import Probe, judge_probes
+from streamer.admin.check_server import Needs, Server, judge_server, library_names
+from streamer.admin.check_tables import Capture, judge_selection, judge_source_table
+from streamer.admin.check_target import Missing, TargetColumn, TargetTable, judge_target_table
+from streamer.admin.findings import Finding
+from streamer.capture.catalog import SourceTable
+from streamer.config import Sync
+from streamer.model import ColumnDefinition, Identity, TableDefinition, TableName
+
+GOOD = Server(
+    version=180000,
+    role="plain",
+    superuser=False,
+    replication=True,
+    database="shop",
+    identity=("2026-01-01", "5"),
+    in_recovery=False,
+    settings={
+        "wal_level": "logical",
+        "max_replication_slots": "10",
+        "max_wal_senders": "10",
+        "max_active_replication_origins": "10",
+        "track_commit_timestamp": "on",
+    },
+    slots=0,
+    senders=0,
+    origins=0,
+    may_create=True,
+    has_schema=False,
+    may_use_schema=False,
+    may_temp=True,
+    may_be_replica=True,
+    denied_functions=(),
+)
+NEEDS = Needs(
+    source=True,
+    target=True,
+    new_slots=1,
+    idle_streams=1,
+    copies=True,
+    new_origins=1,
+    multi_master=True,
+    plugins=frozenset({"pgoutput"}),
+)
+
+
+def told(findings: Iterable[Finding]) -> list[str]:
+    """The findings that are not good, each as one line."""
+    return [f"{f.severity}: {f.object}: {f.reason}; {f.remedy}" for f in findings if f.severity != "ok"]
+
+
+def with_settings(**settings: str) -> Server:
+    return replace(GOOD, settings=GOOD.settings | settings)
+
+
+def test_a_good_server_is_good() -> None:
+    assert told(judge_server("a", GOOD, NEEDS)) == []
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        (
+            with_settings(wal_level="replica"),
+            'error: node "a": wal_level is replica, it must be logical; '
+            "ALTER SYSTEM SET wal_level = logical, then restart that server",
+        ),
+        (replace(GOOD, replication=False), 'error: node "a": role plain may not replicate; ALTER ROLE "plain" REPLICATION'),
+        (
+            replace(GOOD, in_recovery=True),
+            'error: node "a": is a standby, which can not be written to; name its primary in nodes.a.url',
+        ),
+        (
+            replace(GOOD, has_schema=True),
+            'error: node "a": role plain may not use the schema streamer; GRANT USAGE ON SCHEMA streamer TO "plain"; '
+            'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA streamer TO "plain"',
+        ),
+        (
+            replace(GOOD, slots=9),
+            'error: node "a": 9 of 10 max_replication_slots are in use, 2 more are needed, one of them for the copy; '
+            "ALTER SYSTEM SET max_replication_slots = 15, then restart that server",
+        ),
+        (
+            replace(GOOD, senders=10),
+            'error: node "a": 10 of 10 max_wal_senders are in use, 2 more are needed, one of them for the copy; '
+            "ALTER SYSTEM SET max_wal_senders = 16, then restart that server",
+        ),
+        (
+            replace(GOOD, may_temp=False),
+            'error: node "a": role plain may not create temporary tables; GRANT TEMPORARY ON DATABASE "shop" TO "plain"',
+        ),
+        (
+            replace(GOOD, may_be_replica=False),
+            'warning: node "a": role plain may not set session_replication_role: triggers and foreign keys will fire for '
+            'replicated rows; GRANT SET ON PARAMETER session_replication_role TO "plain"',
+        ),
+        (
+            replace(GOOD, version=140000, may_be_replica=False),
+            'warning: node "a": role plain may not set session_replication_role: triggers and foreign keys will fire for '
+            "replicated rows; use a superuser as the role of this target",
+        ),
+        (
+            replace(GOOD, denied_functions=("pg_replication_origin_create(text)",)),
+            'warning: node "a": role plain may not use replication origins: rows will not carry the time of their original commit; '
+            "GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text), pg_replication_origin_create(text), "
+            "pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
+            'pg_replication_origin_xact_setup(pg_lsn, timestamptz) TO "plain"',
+        ),
+        (
+            replace(GOOD, origins=10),
+            'warning: node "a": 10 replication origins of 10 (max_active_replication_origins) exist, 1 more are wanted: without '
+            "one, rows will not carry the time of their original commit; "
+            "ALTER SYSTEM SET max_active_replication_origins = 15, then restart that server",
+        ),
+        (
+            with_settings(track_commit_timestamp="off"),
+            'warning: node "a": track_commit_timestamp is off: with several sources the later of two conflicting writes cannot be '
+            "told; ALTER SYSTEM SET track_commit_timestamp = on, then restart that server",
+        ),
+    ],
+)
+def test_what_a_server_lacks_is_told_with_the_remedy(server: Server, expected: str) -> None:
+    assert told(judge_server("a", server, NEEDS)) == [expected]
+
+
+def test_a_role_that_may_create_nothing_is_told_of_schema_and_publication() -> None:
+    grant = 'GRANT CREATE ON DATABASE "shop" TO "plain"'
+    assert told(judge_server("a", replace(GOOD, may_create=False), NEEDS)) == [
+        f'error: node "a": role plain may not create the schema streamer; {grant}',
+        f'error: node "a": role plain may not create publications; {grant}',
+    ]
+
+
+def test_replica_is_enough_from_version_19_on() -> None:
+    assert told(judge_server("a", replace(with_settings(wal_level="replica"), version=190000), NEEDS)) == []
+
+
+def test_a_server_without_logical_decoding_cannot_be_a_source() -> None:
+    (line,) = told(judge_server("a", replace(GOOD, version=90324), replace(NEEDS, target=False)))
+    assert line.startswith('error: node "a": PostgreSQL 9.3.24 has no logical decoding, and trigger capture is not available yet')
+
+
+def test_a_server_that_refuses_wal2json_is_told_before_a_slot_is_tried() -> None:
+    server = with_settings(output_plugin_libraries="pgoutput, test_decoding")
+    assert told(judge_server("a", server, NEEDS)) == []
+    (line,) = told(judge_server("a", server, replace(NEEDS, plugins=frozenset({"wal2json"}))))
+    assert "refuses the plugin wal2json (output_plugin_libraries = pgoutput, test_decoding)" in line
+    assert "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json; SELECT pg_reload_conf()" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        ("pgoutput, test_decoding, wal2json", {"pgoutput", "test_decoding", "wal2json"}),
+        ('"pgoutput, test_decoding, wal2json"', {"pgoutput, test_decoding, wal2json"}),
+        ('pgoutput,"wal2json"', {"pgoutput", "wal2json"}),
+        ("", set()),
+    ],
+)
+def test_a_quoted_list_of_libraries_is_a_single_name(setting: str, names: set[str]) -> None:
+    assert library_names(setting) == names
+
+
+DIRECT = Probe(announced_pid=1, pid=1, started="now", remembered="one")
+OTHER = Probe(announced_pid=2, pid=2, started="now", remembered="other")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        (DIRECT, replace(OTHER, started="then"), "two connections reached two different servers"),
+        (replace(DIRECT, announced_pid=77), OTHER, "a connection pooler is between"),
+        (DIRECT, replace(OTHER, announced_pid=1, pid=1), "a connection pooler is between"),
+        (replace(DIRECT, remembered="other"), OTHER, "a connection pooler is between"),
+    ],
+)
+def test_a_pooler_or_balancer_is_noticed(one: Probe, other: Probe, reason: str) -> None:
+    (line,) = told(judge_probes("a", one, other))
+    assert line.startswith(f'error: node "a": {reason}')
+    assert line.endswith("name the server itself in nodes.a.url, not a pooler or load balancer")
+
+
+def test_a_direct_connection_is_no_pooler() -> None:
+    assert told(judge_probes("a", DIRECT, OTHER)) == []
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------------------
+
+
+def column(name: str, type_name: str = "integer", type_oid: int = 23, *, generated: bool = False) -> ColumnDefinition:
+    return ColumnDefinition(name, type_name, type_oid, not_null=False, default=None, identity="", generated=generated)
+
+
+def table(identity: Identity = Identity.DEFAULT, *columns: ColumnDefinition, partitioned: bool = False) -> SourceTable:
+    columns = columns or (column("id"), column("v"))
+    key = {Identity.FULL: tuple(c.name for c in columns), Identity.NOTHING: ()}.get(identity, ("id",))
+    primary = ("id",) if identity is Identity.DEFAULT else ()
+    return SourceTable(TableDefinition(TableName("public", "t"), columns, primary), identity, key, (), 5, partitioned)
+
+
+PGOUTPUT = Capture("a", 150000, "pgoutput", loses_nan=False)
+
+
+def test_a_table_without_identity_is_a_warning_with_ways_out() -> None:
+    (line,) = told(judge_source_table(PGOUTPUT, table(Identity.NOTHING), {TableName("public", "t")}))
+    assert line.startswith('warning: table "public.t" on "a": has no usable replica identity: only inserts are replicated; ')
+    assert 'ALTER TABLE "public"."t" ADD PRIMARY KEY (…), or ALTER TABLE "public"."t" REPLICA IDENTITY FULL' in line
+    assert told(judge_source_table(PGOUTPUT, table(), set())) == []
+
+
+def test_a_partitioned_table_before_version_13_is_a_warning() -> None:
+    old = replace(PGOUTPUT, version=120000)
+    assert len(told(judge_source_table(old, table(partitioned=True), set()))) == 1
+    assert told(judge_source_table(replace(old, plugin="wal2json"), table(partitioned=True), set())) == []
+    assert told(judge_source_table(PGOUTPUT, table(partitioned=True), set())) == []
+
+
+def test_numbers_that_old_wal2json_loses_need_a_key() -> None:
+    capture = Capture("a", 150000, "wal2json", loses_nan=True)
+    number = column("n", "numeric", 1700)
+    (keyed,) = told(judge_source_table(capture, table(Identity.DEFAULT, column("id"), number), set()))
+    assert keyed.startswith("warning: ")
+    assert "NULL in n is read again" in keyed
+    (keyless,) = told(judge_source_table(capture, table(Identity.FULL, column("id"), number), set()))
+    assert keyless.startswith("error: ")
+    assert told(judge_source_table(replace(capture, loses_nan=False), table(Identity.FULL, number), set())) == []
+    assert told(judge_source_table(capture, table(), set())) == []
+
+
+def test_a_pattern_that_chooses_nothing_is_named() -> None:
+    sync = Sync(sources=("a",), targets=("b",), tables=("t", "T", "other.*"))
+    lines = told(judge_selection("shop", sync, "a", [table()]))
+    assert [line.split(";")[0] for line in lines] == [
+        'warning: sync "shop": the pattern "public.T" chooses no table on "a"',
+        'warning: sync "shop": the pattern "other.*" chooses no table on "a"',
+    ]
+    (line,) = told(judge_selection("shop", sync, "a", []))
+    assert line.startswith("error: sync \"shop\": selects no table on \"a\" (tables = ['public.t', 'public.T', 'other.*']")
+
+
+GOOD_TARGET = TargetTable(
+    columns={"id": TargetColumn("integer", required=True), "v": TargetColumn("integer", required=False)},
+    keys=(("id",),),
+    role="plain",
+    denied=(),
+    schema_denied=False,
+)
+ON = 'table "public.t" on "b"'
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (Missing("plain", ""), f"warning: {ON}: does not exist; streamer setup creates it"),
+        (
+            Missing("plain", 'USAGE, CREATE ON SCHEMA "public"'),
+            f'error: {ON}: does not exist, and role plain may not create it; GRANT USAGE, CREATE ON SCHEMA "public" TO "plain"',
+        ),
+        (
+            replace(GOOD_TARGET, denied=("INSERT", "TRUNCATE")),
+            f'error: {ON}: role plain lacks INSERT, TRUNCATE; GRANT INSERT, TRUNCATE ON "public"."t" TO "plain"',
+        ),
+        (
+            replace(GOOD_TARGET, schema_denied=True),
+            f'error: {ON}: role plain may not use its schema; GRANT USAGE ON SCHEMA "public" TO "plain"',
+        ),
+        (
+            replace(GOOD_TARGET, columns={"id": TargetColumn("integer", required=True)}),
+            f'error: {ON}: has no column "v"; ALTER TABLE "public"."t" ADD COLUMN "v" integer',
+        ),
+        (
+            replace(GOOD_TARGET, columns=GOOD_TARGET.columns | {"v": TargetColumn("text", required=False)}),
+            f'warning: {ON}: column "v" is text, on the source integer; '
+            'ALTER TABLE "public"."t" ALTER COLUMN "v" TYPE integer, if values are refused',
+        ),
+        (
+            replace(GOOD_TARGET, columns=GOOD_TARGET.columns | {"more": TargetColumn("text", required=True)}),
+            f'error: {ON}: column "more" is NOT NULL without a default, and the source does not have it; '
+            'ALTER TABLE "public"."t" ALTER COLUMN "more" DROP NOT NULL, or SET DEFAULT …',
+        ),
+        (
+            replace(GOOD_TARGET, keys=(("v",),)),
+            f"warning: {ON}: no unique index covers its key (id): every update and delete reads the whole table; "
+            'CREATE UNIQUE INDEX ON "public"."t" ("id"), its columns NOT NULL',
+        ),
+    ],
+)
+def test_what_a_target_lacks_is_told_with_the_remedy(target: TargetTable | Missing, expected: str) -> None:
+    assert told(judge_target_table("b", table(), target)) == [expected]
+
+
+def test_a_good_target_is_good() -> None:
+    assert told(judge_target_table("b", table(), GOOD_TARGET)) == []
+    extra = replace(GOOD_TARGET, columns=GOOD_TARGET.columns | {"more": TargetColumn("text", required=False)})
+    assert told(judge_target_table("b", table(), extra)) == []
+
+
+def test_a_generated_column_may_be_missing_on_the_target() -> None:
+    source = table(Identity.DEFAULT, column("id"), column("v"), column("g", generated=True))
+    assert told(judge_target_table("b", source, GOOD_TARGET)) == []
+
+
+def test_a_table_with_full_identity_and_no_key_is_slow() -> None:
+    (line,) = told(judge_target_table("b", table(Identity.FULL), replace(GOOD_TARGET, keys=())))
+    assert line.startswith(f"warning: {ON}: has no key: every update and delete compares all columns of all rows; ")

@@ -1,0 +1,97 @@
+"""The docs describe each command, option, config key and metric; what they show as a config is one; their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from streamer import config, metrics, topology
+from streamer.admin.init import TEMPLATE
+from streamer.cli import app
+from streamer.report import Counters, EdgeReport, Problem, State, StreamReport
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+COMMANDS: Final[dict[str, Any]] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+MODELS: Final[dict[str, type[BaseModel]]] = {"[nodes.NAME]": config.Node, "[syncs.NAME]": config.Sync, "[http]": config.Http}
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(page: str, heading: str) -> str:
+    """What stands below the first heading that begins so, up to the next one of its level or above."""
+    level = heading.split(" ")[0]
+    start = page.find(f"\n{heading}")
+    assert start >= 0, f"no heading {heading!r}"
+    body = page[start + 1 :].split("\n", 1)[1]
+    return re.split(rf"^#{{1,{len(level)}}} ", body, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_described_with_all_its_options(command: str) -> None:
+    described = section(text("docs/cli.md"), f"## `streamer {command}")
+    options = [name for parameter in COMMANDS[command].params for name in parameter.opts if name.startswith("--")]
+    assert [o for o in options if o not in ("--config", "--help") and f"`{o}" not in described] == []
+
+
+def test_no_command_is_described_that_does_not_exist() -> None:
+    assert set(re.findall(r"^## `streamer (\w+)", text("docs/cli.md"), re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("table", MODELS)
+def test_every_config_key_is_described_and_in_the_file_that_init_writes(table: str) -> None:
+    described = section(text("docs/configuration.md"), f"## `{table}`")
+    keys = {field.alias or name for name, field in MODELS[table].model_fields.items()}
+    assert set(re.findall(r"^### `(\w+)`", described, re.MULTILINE)) == keys
+    assert {key for key in keys if not re.search(rf"^(# )?{key} = ", TEMPLATE, re.MULTILINE)} == set()
+
+
+def test_every_default_is_told() -> None:
+    page = text("docs/configuration.md")
+    for table, model in MODELS.items():
+        for name, field in model.model_fields.items():
+            described = section("\n" + section(page, f"## `{table}`"), f"### `{field.alias or name}`")
+            told = str(field.default) if isinstance(field.default, str | int) else "Required" if field.is_required() else "[]"
+            assert told in described, f"{table} {name}: {told}"
+
+
+def test_every_metric_is_described_and_none_else() -> None:
+    edge = EdgeReport("shop", "a", "b", State.STREAMING, "0/1", 0, 0.0, 0.0, 0, Counters(), Problem("x", "", datetime.now(UTC)))
+    served = metrics.exposition(lambda: [StreamReport("shop", "a", State.STREAMING, "0/1", None, [edge])]).decode()
+    names = set(re.findall(r"^(\w+)\{", served, re.MULTILINE))
+    described = section(text("docs/configuration.md"), "## Metrics")
+    assert set(re.findall(r"^\| `(\w+)`", described, re.MULTILINE)) == names
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/configuration.md"])
+def test_what_is_shown_as_a_config_is_one(page: str, tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", text(page), re.DOTALL)
+    assert examples
+    for example in examples:
+        (tmp_path / "streamer.toml").write_text(example, encoding="utf-8")
+        topology.check(config.load(tmp_path / "streamer.toml", {"SHOP_PASSWORD": "secret"}))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
