@@ -27,8 +27,13 @@ def prepare(edge: EdgeName, source: Source, sink: Sink, copy: InitialCopy, stopp
 
     Raises SlotError if the progress belongs to another slot or the slot no longer has what follows it, and what the ends raise.
     """
-    state = source.state()
     progress = sink.open()
+    try:
+        state = source.state()
+    except SlotError as error:
+        if progress is None:  # nothing has been replicated yet, so nothing is lost
+            raise SlotError(error.message, "run: streamer setup") from None
+        raise
     if progress is None:
         sink.begin(state.identity, state.confirmed)
         progress = Progress(state.identity, state.confirmed, {})
@@ -54,7 +59,7 @@ def verify(edge: EdgeName, ours: SlotIdentity, position: LSN, state: SlotState) 
             f'not to "{theirs.slot}" of "{theirs.database}"',
             f"correct nodes.{edge.source}.url; or, {way_on}",
         )
-    if state.confirmed > position:
+    if state.exact and state.confirmed > position:
         raise SlotError(
             f'slot "{theirs.slot}" on "{edge.source}" starts at {state.confirmed}, but "{edge.target}" holds only what was '
             f"committed before {position}: the slot was created anew or advanced, and the changes between are lost",

@@ -22,6 +22,8 @@ class SlotState:
     confirmed: LSN
     #: the end of the source's WAL, flushed
     current: LSN
+    #: whether the server tells what was confirmed; if not, `confirmed` lies somewhere before it
+    exact: bool = True
 
 
 class Reader(Protocol):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import psycopg
 
@@ -42,6 +42,12 @@ CONFIRM_SECONDS: Final = 2.0
 HANDOVER_SECONDS: Final = 3.0
 """How long to wait for a slot that another process still reads, before that is an error."""
 PGOUTPUT: Final = 100000
+CONFIRMED: Final = 90600  # pg_replication_slots.confirmed_flush_lsn
+
+# up to a position that any record passes: the plugin starts, and decodes next to nothing
+_TRY_OPTION: Final = "SELECT 1 FROM pg_logical_slot_peek_changes(%s, '0/1', 1, 'format-version', '2', %s, 'true')"
+
+T = TypeVar("T")
 
 
 class Decoder(Protocol):
@@ -132,7 +138,7 @@ class SlotSource:
             if recovering:
                 raise SourceError(f'node "{self._node}" is a standby', "name its primary in nodes.{self._node}.url")
             row = connection.execute(
-                "SELECT plugin, database, confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
+                f"SELECT plugin, database, {_confirmed(connection)}::text FROM pg_replication_slots WHERE slot_name = %s",
                 [self._slot],
             ).fetchone()
             if row is None:
@@ -141,7 +147,7 @@ class SlotSource:
             self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
             self._require(row[1] == database, f'belongs to the database "{row[1]}"')
             identity = SlotIdentity(identifier.decode(), database, self._slot)
-            return SlotState(identity, LSN.parse(row[2]), _current_position(connection))
+            return SlotState(identity, LSN.parse(row[2]), _current_position(connection), exact=version(connection) >= CONFIRMED)
 
     def _require(self, fulfilled: bool, otherwise: str) -> None:
         if not fulfilled:
@@ -195,7 +201,7 @@ class SlotSource:
 
     def _await_confirmation(self, connection: Connection, position: LSN) -> None:
         """Wait until the slot has what was confirmed last. Data that we have not read would make a close overtake it."""
-        query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn"
+        query = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND {_confirmed(connection)} < %s::pg_lsn"
         deadline = time.monotonic() + CONFIRM_SECONDS
         while time.monotonic() < deadline and connection.execute(query, [self._slot, str(position)]).fetchone():
             time.sleep(0.02)
@@ -213,30 +219,44 @@ class SlotSource:
             options = {"proto_version": "1", "publication_names": publications}
             roots = {leaf: t.table for t in tables for leaf in t.leaves}
             return self._start(connection, position, options), PgoutputDecoder(roots, partial(generated_columns, connection)), 0
-        try:
-            session = Wal2jsonSession(connection, tables, numbers_are_strings=True)
-            return self._start(connection, position, session.options), session.decoder, ENVELOPE_BYTES
-        except SourceError as error:
-            if "numeric-data-types-as-string" not in error.message:
-                raise
-        session = Wal2jsonSession(connection, tables, numbers_are_strings=False)  # wal2json before 2.6
+        numbers_are_strings = self._patiently(partial(self._numbers_are_strings, connection))
+        session = Wal2jsonSession(connection, tables, numbers_are_strings=numbers_are_strings)
         return self._start(connection, position, session.options), session.decoder, ENVELOPE_BYTES
 
+    def _numbers_are_strings(self, connection: Connection) -> bool:
+        """Whether the plugin can send numbers as strings (wal2json 2.6). Its version cannot be asked, so the option is tried."""
+        option = "numeric-data-types-as-string"
+        try:
+            connection.execute(_TRY_OPTION, [self._slot, option])
+        except psycopg.Error as error:
+            if option in str(error):
+                return False
+            raise self._diagnosis(str(error)) from None
+        return True
+
     def _start(self, connection: Connection, position: LSN, options: Mapping[str, str]) -> ReplicationStream:
-        """Start the replication stream; a slot whose last reader has just died may be held for a moment still."""
+        stream = self._patiently(partial(self._start_replication, position, options))
+        stream.report_every(_sender_timeout(connection) / 3)
+        return stream
+
+    def _start_replication(self, position: LSN, options: Mapping[str, str]) -> ReplicationStream:
+        replication = connect(self._node, self._url, application=self._application, replication=True)
+        try:
+            return ReplicationStream(replication, self._slot, position, options, self._diagnosis)
+        except BaseException:
+            replication.close()
+            raise
+
+    def _patiently(self, use_slot: Callable[[], T]) -> T:
+        """Use the slot; one whose last reader has just died may be held for a moment still."""
         deadline = time.monotonic() + HANDOVER_SECONDS
         while True:
-            replication = connect(self._node, self._url, application=self._application, replication=True)
             try:
-                stream = ReplicationStream(replication, self._slot, position, options, self._diagnosis)
-            except BaseException as error:
-                replication.close()
-                if not isinstance(error, SlotActive) or time.monotonic() > deadline:
+                return use_slot()
+            except SlotActive:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
-            else:
-                stream.report_every(_sender_timeout(connection) / 3)
-                return stream
 
     def _published(self, connection: Connection) -> set[TableName]:
         """The tables in the stream's publications. Newer servers decode on without one, and give nothing."""
@@ -251,6 +271,11 @@ class SlotSource:
 
     def _plugin(self, connection: Connection) -> str:
         return choose_plugin(self._capture, version(connection))[0]
+
+
+def _confirmed(connection: Connection) -> str:
+    """The column that has what was confirmed; before version 9.6 only where decoding begins can be seen, which lies before it."""
+    return "confirmed_flush_lsn" if version(connection) >= CONFIRMED else "restart_lsn"
 
 
 def _current_position(connection: Connection) -> LSN:

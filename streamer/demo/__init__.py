@@ -144,7 +144,7 @@ class _Demo:
             screen.show("both targets have everything" if caught_up else "the targets are behind")
         if not caught_up:
             raise StreamerError(f"the targets did not get everything within {CATCH_UP_SECONDS:.0f} s", "is this machine busy?")
-        self._say(f"Both targets had everything {waited:.1f} s after the load had stopped. Now every row is compared.\n")
+        self._say(f"Both targets had everything {waited:.1f} s after the load had stopped. Comparing every row.\n")
         with shop.session(self._server, shop.SOURCE) as source, shop.session(self._server, shop.TARGET) as target:
             return compare(config.syncs["demo"], source, target, self._file)
 
@@ -161,7 +161,8 @@ class _Demo:
     def tell_what_next(self, keep: bool) -> None:
         """Print where to look."""
         if not keep:
-            self._say("Everything is removed again; --keep leaves it in place. Your own database: streamer init, and README.md.")
+            self._say("Everything is removed again; --keep leaves it in place.")
+            self._say("To replicate a database of your own: streamer init, and see README.md.")
             return
         streamer = shutil.which("streamer") or f"{sys.executable} -m streamer.cli"
         directory = self._config_file.parent

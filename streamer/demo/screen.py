@@ -75,8 +75,8 @@ def _milliseconds(edge: EdgeReport) -> str:
 
 def _drawn(edges: Sequence[tuple[EdgeReport, float]], caption: str) -> Table:
     table = Table(caption=caption, caption_justify="left")
-    for heading in ("edge", "state"):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("edge", no_wrap=True)
+    table.add_column("state", min_width=9, no_wrap=True)
     for heading, width in (("copied", 7), ("rows", 7), ("rows/s", 6), ("lag ms", 6), ("lag bytes", 9)):
         table.add_column(heading, justify="right", min_width=width, no_wrap=True)
     for edge, rate in edges:

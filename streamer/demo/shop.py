@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from streamer.demo.server import SUPERUSER, Server
+from streamer.errors import UsageError
 from streamer.model import LSN
 from streamer.session import Connection, connect
 
@@ -41,7 +42,7 @@ def session(server: Server, database: str) -> Connection:
 
 @contextmanager
 def load(server: Server, seconds: int) -> Iterator[subprocess.Popen[str]]:
-    """Run pgbench on the database for so many seconds; it is ended with the context."""
+    """Run pgbench on the database for so many seconds; it is ended with the context. Raises UsageError if it fails."""
     process = server.spawn(
         "pgbench",
         "--no-vacuum",
@@ -53,6 +54,8 @@ def load(server: Server, seconds: int) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         yield process
+        if process.poll():
+            raise UsageError(f"pgbench of the demo failed with exit code {process.returncode}")
     finally:
         process.kill()
         process.wait()

@@ -46,7 +46,12 @@ class Streamer:
         self._port = free_port()
         self._daemon: subprocess.Popen[bytes] | None = None
         self._nodes = dict(nodes)
-        self._sync = {"sources": list(sources), "targets": list(targets), "tables": list(tables), "copy": copy}
+        self._sync: dict[str, object] = {
+            "sources": list(sources),
+            "targets": list(targets),
+            "tables": list(tables),
+            "copy": copy,
+        }
         self._capture = capture
         self.write_config()
 
