@@ -14,6 +14,7 @@ from typing import Final
 from streamer.admin.findings import Finding, error, ok, warning
 from streamer.admin.nodes import LOGICAL
 from streamer.capture.diagnose import ALLOW_WAL2JSON
+from streamer.capture.publication import TRUNCATES
 from streamer.session import Connection, version
 from streamer.sinks.postgres import ORIGIN_REMEDY, ORIGINS
 from streamer.sinks.postgres_table import quote
@@ -196,6 +197,12 @@ def _judge_source(what: str, server: Server, needs: Needs) -> Iterator[Finding]:
     if not (server.superuser or server.replication):
         yield error(what, f"role {server.role} may not replicate", f"ALTER ROLE {quote(server.role)} REPLICATION")
     yield from _judge_limits(what, server, needs)
+    if server.version < TRUNCATES:
+        yield warning(
+            what,
+            "does not tell of TRUNCATE before version 11: what is truncated there stays on the targets",
+            "empty replicated tables with DELETE, or truncate them on the targets too",
+        )
     if "wal2json" in needs.plugins and not server.allows("wal2json"):
         allowed = server.settings["output_plugin_libraries"]
         yield error(what, f"refuses the plugin wal2json (output_plugin_libraries = {allowed})", ALLOW_WAL2JSON)

@@ -122,6 +122,11 @@ def test_a_good_server_is_good() -> None:
             "ALTER SYSTEM SET max_active_replication_origins = 15, then restart that server",
         ),
         (
+            replace(GOOD, version=100000),
+            'warning: node "a": does not tell of TRUNCATE before version 11: what is truncated there stays on the targets; '
+            "empty replicated tables with DELETE, or truncate them on the targets too",
+        ),
+        (
             with_settings(track_commit_timestamp="off"),
             'warning: node "a": track_commit_timestamp is off: with several sources the later of two conflicting writes cannot be '
             "told; ALTER SYSTEM SET track_commit_timestamp = on, then restart that server",
