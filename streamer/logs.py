@@ -19,9 +19,8 @@ class _CurrentStderr:
         sys.stderr.flush()
 
 
-def configure(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Set up logging for this process; `verbose` adds debug records, `quiet` leaves only errors."""
-    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
+def configure() -> None:
+    """Set up logging for this process."""
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of reaches us as an exception as well
     terminal = sys.stderr.isatty()
     # plain_traceback: the pretty one shows local variables, and among them passwords
@@ -35,6 +34,6 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _CurrentStderr())),
     )

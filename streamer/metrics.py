@@ -30,7 +30,7 @@ COUNTERS: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
     "streamer_edge_retries": ("Failures after which the edge began again", lambda e: e.counters.retries),
 }
 ROWS: Final = "streamer_edge_rows"
-KINDS: Final = ("inserted", "updated", "deleted")
+KINDS: Final = ("inserted", "updated", "deleted", "truncated")
 
 
 class ReportCollector(Collector):
@@ -46,7 +46,7 @@ class ReportCollector(Collector):
             yield _filled(GaugeMetricFamily(name, text, labels=EDGE), edges, value)
         for name, (text, value) in COUNTERS.items():
             yield _filled(CounterMetricFamily(name, text, labels=EDGE), edges, value)
-        rows = CounterMetricFamily(ROWS, "Rows written by changes, by kind", labels=[*EDGE, "kind"])
+        rows = CounterMetricFamily(ROWS, "Rows written by changes, by kind; truncated counts tables", labels=[*EDGE, "kind"])
         for edge in edges:
             for kind in KINDS:
                 rows.add_metric([*_labels(edge), kind], getattr(edge.counters, kind))

@@ -26,6 +26,7 @@ OWN_ORIGIN_LIMIT: Final = 180000  # max_active_replication_origins
 ORIGIN_FUNCTIONS: Final = (
     "pg_replication_origin_oid(text)",
     "pg_replication_origin_create(text)",
+    "pg_replication_origin_drop(text)",
     "pg_replication_origin_session_setup(text)",
     "pg_replication_origin_session_reset()",
     "pg_replication_origin_xact_setup(pg_lsn,timestamptz)",

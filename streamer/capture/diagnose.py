@@ -95,8 +95,8 @@ _CASES = (
     (r'replication slot "[^"]*" does not exist', lambda at, text, match: at.missing_slot()),
     (r"is active for PID (\d+)", _active),
     (
-        r"can no longer (get changes|access replication slot)|requested WAL segment|has been invalidated|"
-        r"exceeds max_slot_wal_keep_size",
+        r"cannot read from logical replication slot|can no longer (get changes|access replication slot)|"
+        r"requested WAL segment|has been invalidated|exceeds max_slot_wal_keep_size",
         _lost,
     ),
     (r"permission denied to|must be superuser or replication role", _no_role),

@@ -136,7 +136,7 @@ class SlotSource:
                 "",
             )
             if recovering:
-                raise SourceError(f'node "{self._node}" is a standby', "name its primary in nodes.{self._node}.url")
+                raise SourceError(f'node "{self._node}" is a standby', f"name its primary in nodes.{self._node}.url")
             row = connection.execute(
                 f"SELECT plugin, database, {_confirmed(connection)}::text FROM pg_replication_slots WHERE slot_name = %s",
                 [self._slot],
@@ -158,6 +158,7 @@ class SlotSource:
         with self._connection() as connection:
             tables = read_tables(connection, self._selects)
             carried = self._carried_of(connection, tables)
+            self._carried |= carried
         return [
             CopyTable(
                 t.table,

@@ -46,9 +46,9 @@ _COPY: Final = (
 )
 ORIGIN_REMEDY: Final = (
     "GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text), pg_replication_origin_create(text), "
-    "pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
+    "pg_replication_origin_drop(text), pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
     "pg_replication_origin_xact_setup(pg_lsn, timestamptz) TO {role}; and see max_replication_slots "
-    "(max_active_replication_origins)"
+    "(max_active_replication_origins); it is granted in each database"
 )
 ORIGINS: Final = 90500  # replication origins and commit timestamps: version 9.5
 FLUSH_POSITION: Final = 90600  # pg_current_xlog_flush_location(): version 9.6

@@ -137,9 +137,10 @@ class Streamer:
         return self
 
     def start_streaming(self) -> Self:
-        """Start `run`, and wait until all edges stream."""
+        """Start `run`, and wait until all streams and edges stream."""
         self.start()
         self.wait_for_state("streaming")
+        wait_for(lambda: all(s["state"] == "streaming" for s in self.streams()), "all streams to be read")
         return self
 
     def terminate(self) -> None:

@@ -1,7 +1,7 @@
 """What goes wrong with slots, publications, tables, rows and servers: one line with the remedy, and nothing skipped over.
 
-Every fault is made on real servers under a running daemon, and seen as a user sees it: in `status`, and in the log. Where curing the
-fault is enough, the stream must go on by itself.
+Every fault is made on real servers under a running daemon, and seen as a user sees it: in `status`, and in the log. Where curing
+the fault is enough, the stream must go on by itself.
 """
 
 from __future__ import annotations

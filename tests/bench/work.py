@@ -18,7 +18,7 @@ from functools import partial
 
 from tests.bench.contenders import Contender, Pair
 from tests.servers import Database
-from tests.waiting import wait_for, wait_for_equal
+from tests.waiting import wait_for_equal
 
 MARK = "CREATE TABLE mark (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, job text NOT NULL)"
 ROWS_PER_SCALE = 100_000
@@ -135,7 +135,7 @@ class Jobs:
 
     def _catch_up(self, job: str) -> None:
         mark = self._mark(job)
-        wait_for(partial(self._has, mark), "the contender to have caught up", PATIENCE)
+        self._moment(partial(self._has, mark), "the contender to have caught up")
 
     def _mark(self, job: str) -> int:
         """Commit one row on the source and return its number: once it is seen on the target, so is all before it."""

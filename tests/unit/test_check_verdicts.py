@@ -112,7 +112,7 @@ def test_a_good_server_is_good() -> None:
             replace(GOOD, denied_functions=("pg_replication_origin_create(text)",)),
             'warning: node "a": role plain may not use replication origins: rows will not carry the time of their original commit; '
             "GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text), pg_replication_origin_create(text), "
-            "pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
+            "pg_replication_origin_drop(text), pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
             'pg_replication_origin_xact_setup(pg_lsn, timestamptz) TO "plain"',
         ),
         (
