@@ -274,7 +274,8 @@ class Edge:
         while not self._aboard.wait(LOOK_SECONDS):
             if self._stop.is_set() or self._cut.is_set():
                 return
-        self._state = State.STREAMING
+        if self._problem is None:
+            self._state = State.STREAMING
         while not self._stop.is_set() and not self._cut.is_set():
             undurable = self._durable != self._position
             items = self._queue.take(GROUP_BYTES, LOOK_SECONDS if undurable else 1.0)
@@ -284,7 +285,9 @@ class Edge:
             if items:
                 backoff.reset()
             if items or not undurable:
-                self._problem = None  # it wrote, or waited a while for something to write
+                # it wrote, or waited a while for something to write
+                self._problem = None
+                self._state = State.STREAMING
             if undurable and (not items or time.monotonic() - looked > LOOK_SECONDS):
                 self._durable = sink.durable()
                 looked = time.monotonic()
@@ -332,6 +335,12 @@ class Edge:
         if first:
             self._log.error("edge_failed", error=error.message, remedy=error.hint, permanent=error.permanent)
 
+    def _shown_state(self) -> State:
+        """The state for people: an edge that tries again has not recovered before something went well."""
+        if self._copy.running:
+            return State.COPYING
+        return State.RETRYING if self._problem and self._state is State.STREAMING else self._state
+
     def report(self) -> EdgeReport:
         """Return what the edge is doing now."""
         position = self._position
@@ -341,7 +350,7 @@ class Edge:
             sync=self.name.sync,
             source=self.name.source,
             target=self.name.target,
-            state=State.COPYING if self._copy.running else self._state,
+            state=self._shown_state(),
             position="" if self._durable is None else str(self._durable),
             lag_bytes=behind,
             lag_seconds=since,

@@ -184,6 +184,10 @@ class Streamer:
         """The edges as /status has them, by `source->target`."""
         return {f"{s['source']}->{e['target']}": e for s in self.streams() for e in s["edges"]}
 
+    def copying(self) -> list[str]:
+        """The edges that are amid the copy of a table."""
+        return [name for name, edge in self.edges().items() if any(c["rows"] and not c["done"] for c in edge["copy"])]
+
     def problems(self) -> list[str]:
         """What streams and edges complain of now."""
         parts = [part for s in self.streams() for part in (s, *s["edges"])]

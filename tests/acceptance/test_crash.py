@@ -169,6 +169,28 @@ def test_sigterm_ends_a_daemon_whose_network_is_frozen(tmp_path: Path, source15:
             wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
 
 
+def test_a_daemon_killed_during_the_initial_copy_copies_again(tmp_path: Path, source15: Database, target18: Database) -> None:
+    make_counters(source15)
+    source15.execute("CREATE TABLE wide (id int PRIMARY KEY, x text)")
+    source15.execute("INSERT INTO wide SELECT i, repeat('x', 400) FROM generate_series(1, 100000) i")
+    file = tmp_path / "shop.sqlite"
+    count = "SELECT count(*), sum(id) FROM wide"
+    with Proxy(source15.server) as proxy:
+        nodes = {"a": proxy.url("source"), "b": target18.url, "s": f"sqlite:///{file}"}
+        with Streamer(tmp_path, nodes, targets=["b", "s"]).setup().start() as streamer:
+            wait_for(lambda: len(streamer.copying()) == 2, "both copies to be under way")
+            proxy.freeze()  # far more rows than what is on the way
+            streamer.kill()
+            for target in (target18, file):
+                assert rows(target, count) == [(0, None)]
+            proxy.thaw()
+            source15.execute("DELETE FROM wide WHERE id % 100 = 0")
+            streamer.start()
+            for target in (target18, file):
+                wait_until_same(source15, target, count)
+                wait_until_same(source15, target, "SELECT * FROM t ORDER BY id")
+
+
 def test_ctrl_c_ends_the_daemon_like_sigterm(shop: Streamer) -> None:
     shop.start_streaming()
     os.kill(shop.pid, signal.SIGINT)

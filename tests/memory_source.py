@@ -1,0 +1,102 @@
+"""A source in memory: a list of transactions that a stream can be read from, again and from anywhere, like a slot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from streamer.model import LSN, Change, Idle, Origin, Piece, SlotIdentity, TableName, Transaction
+from streamer.ports import CopyTable, SlotState
+from streamer.sinks.copytext import format_rows
+
+SLOT = SlotIdentity("7000", "shop", "streamer_shop_a")
+START = LSN(1000)
+
+
+class MemorySource:
+    """Implements ports.Source. Commits are 10 bytes of WAL apart."""
+
+    def __init__(self, tables: Sequence[CopyTable] = ()) -> None:
+        self.slot = SLOT
+        self.confirmed = START
+        self.end = START
+        #: where each session began
+        self.sessions: list[LSN] = []
+        self.rows_of: dict[TableName, list[tuple[str, ...]]] = {}
+        #: the next reads raise these
+        self.faults: list[Exception] = []
+        self._tables = tables
+        self._log: list[Piece] = []
+        self._changed = threading.Condition()
+
+    def commit(self, *changes: Change, pieces: int = 1, origin: str = "a", via: str = "a") -> LSN:
+        """Append a transaction in so many pieces; return the position just past it."""
+        with self._changed:
+            position, self.end = LSN(self.end + 5), LSN(self.end + 10)
+            transaction = Transaction(position, Origin(origin, position, datetime.now(UTC)), via)
+            for n in range(pieces):
+                last = n == pieces - 1
+                self._log.append(Piece(transaction, list(changes[n::pieces]), 100, self.end if last else None))
+            self._changed.notify_all()
+            return self.end
+
+    def state(self) -> SlotState:
+        return SlotState(self.slot, self.confirmed, self.end)
+
+    def tables(self) -> Sequence[CopyTable]:
+        return self._tables
+
+    @contextmanager
+    def snapshot(self) -> Iterator[MemorySnapshot]:
+        yield MemorySnapshot(self.end, self.rows_of)
+
+    @contextmanager
+    def read_from(self, position: LSN) -> Iterator[MemoryReader]:
+        self.sessions.append(position)
+        yield MemoryReader(self, max(position, self.confirmed))
+
+    def wait_for(self, index: int, timeout: float) -> list[Piece]:
+        """What is in the log from `index` on."""
+        with self._changed:
+            if index >= len(self._log):
+                self._changed.wait(timeout)
+            return self._log[index:]
+
+
+class MemoryReader:
+    """Implements ports.Reader: two pieces a time, then the idle position."""
+
+    def __init__(self, source: MemorySource, position: LSN) -> None:
+        self._source = source
+        self._position = position
+        self._index = 0
+        self._told = False
+
+    def read(self, timeout: float) -> list[Piece | Idle]:
+        if self._source.faults:
+            raise self._source.faults.pop(0)
+        pieces = self._source.wait_for(self._index, timeout)[:2]
+        self._index += len(pieces)
+        if not pieces and not self._told:
+            self._told = True
+            return [Idle(self._source.end, urgent=True)]
+        self._told = self._told and not pieces
+        return [p for p in pieces if p.transaction.position >= self._position]
+
+    def confirm(self, position: LSN) -> None:
+        self._source.confirmed = max(self._source.confirmed, position)
+
+
+class MemorySnapshot:
+    """Implements ports.Snapshot."""
+
+    def __init__(self, position: LSN, rows_of: dict[TableName, list[tuple[str, ...]]]) -> None:
+        self.position = position
+        self._rows_of = rows_of
+
+    @contextmanager
+    def rows(self, table: TableName, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
+        rows = self._rows_of.get(table, [])
+        yield iter([format_rows(rows)] if rows else [])

@@ -1,0 +1,102 @@
+"""From pieces to groups; the queue; and which position may be confirmed."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.grouping import groups, idle_group
+from streamer.model import LSN, Idle, Origin, Piece, Transaction
+from streamer.progress import Confirmation
+from streamer.queue import PieceQueue
+from tests.changes import insert, relation, table
+
+T = relation(table(id="integer"))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def piece(position: int, *keys: str, origin: str = "a", whole: bool = True, transaction: Transaction | None = None) -> Piece:
+    made = transaction or Transaction(LSN(position), Origin(origin, LSN(position), NOW), origin)
+    return Piece(made, [insert(T, key) for key in keys], 10, LSN(position + 5) if whole else None)
+
+
+def test_whole_transactions_of_one_origin_share_a_group_that_ends_with_the_last() -> None:
+    (group,) = groups([piece(10, "1"), piece(20, "2", "3")])
+    assert ([c[3] for c in group.changes], group.position) == ([("1",), ("2",), ("3",)], LSN(25))
+    assert (group.complete, group.transactions) == (True, 2)
+    assert group.origin.position == LSN(20)
+
+
+def test_a_group_never_mixes_origins() -> None:
+    made = list(groups([piece(10, "1"), piece(20, "2", origin="c"), piece(30, "3")]))
+    assert [(g.origin.node, g.position) for g in made] == [("a", LSN(15)), ("c", LSN(25)), ("a", LSN(35))]
+
+
+def test_an_unfinished_transaction_leaves_its_group_incomplete_just_past_the_commit_record() -> None:
+    begun = piece(20, "2", whole=False)
+    (group,) = groups([piece(10, "1"), begun])
+    assert (group.complete, group.position, group.transactions) == (False, LSN(21), 1)
+    (rest,) = groups([piece(20, "3", transaction=begun.transaction)])
+    assert (rest.complete, rest.position) == (True, LSN(25))
+
+
+def test_an_idle_group_only_moves_progress() -> None:
+    group = idle_group("a", LSN(99), NOW)
+    assert (list(group.changes), group.position, group.complete, group.transactions) == ([], LSN(99), True, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=20))
+def test_groups_keep_every_change_in_order(drawn: list[tuple[str, int]]) -> None:
+    pieces = [piece(10 * i, *(f"{i}.{n}" for n in range(size)), origin=o) for i, (o, size) in enumerate(drawn)]
+    made = list(groups(pieces))
+    assert [c for g in made for c in g.changes] == [c for p in pieces for c in p.changes]
+    assert sum(g.transactions for g in made) == len(pieces)
+    assert [g.position for g in made] == sorted(g.position for g in made)
+
+
+def test_a_queue_is_bounded_in_bytes_but_takes_anything_when_empty() -> None:
+    queue = PieceQueue(15)
+    assert queue.put([piece(1, "1"), piece(2, "2")], 0)
+    assert not queue.put([piece(3, "3")], 0)
+    assert len(queue.take(10, 0)) == 1
+    assert not queue.put([piece(3, "3")], 0)
+    queue.take(100, 0)
+    assert queue.put([piece(3, "3")], 0)
+
+
+def test_take_gives_at_least_one_item_however_large() -> None:
+    queue = PieceQueue(15)
+    queue.put([piece(1, "1"), piece(2, "2"), Idle(LSN(9), urgent=False)], 0)
+    assert [len(queue.take(1, 0)) for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_a_blocked_put_goes_on_when_the_queue_is_cleared() -> None:
+    queue = PieceQueue(10)
+    queue.put([piece(1, "1")], 0)
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(queue.put([piece(2, "2")], 20)))
+    thread.start()
+    queue.clear()
+    thread.join()
+    assert done == [True]
+
+
+def test_only_what_every_edge_holds_is_confirmed() -> None:
+    confirmation = Confirmation(LSN(0))
+    assert confirmation.advance([LSN(10), LSN(20)]) == LSN(10)
+    assert confirmation.advance([LSN(30), None]) == LSN(10)
+    assert confirmation.advance([LSN(30), LSN(25)]) == LSN(25)
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.integers(0, 50).map(LSN)), min_size=1, max_size=3), max_size=20))
+def test_confirmation_never_goes_back_and_never_past_an_edge(rounds: list[list[LSN | None]]) -> None:
+    confirmation, last = Confirmation(LSN(0)), LSN(0)
+    for durable in rounds:
+        position = confirmation.advance(durable)
+        assert position >= last
+        if position > last:
+            assert all(d is not None and d >= position for d in durable)
+        last = position

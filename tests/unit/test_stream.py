@@ -1,0 +1,266 @@
+"""One stream with edges over memory: what arrives, what is confirmed, and what happens when an end of it fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from streamer.copying import InitialCopy, Policy
+from streamer.edge import Edge
+from streamer.errors import ApplyError, ConnectError, SlotError
+from streamer.model import LSN, EdgeName, SlotIdentity, TableName
+from streamer.ports import Progress
+from streamer.report import State, StreamReport
+from streamer.router import Route
+from streamer.stream import Stream
+from tests.changes import copy_of, insert, relation, table, update
+from tests.memory import MemoryDatabase, MemorySink, MemoryTable
+from tests.memory_source import SLOT, START, MemorySource
+from tests.waiting import wait_for, wait_for_equal
+
+ITEM = table("item", id="integer", x="text")
+ITEMS = relation(ITEM)
+NAME = TableName("public", "item")
+
+
+class Running:
+    """A stream from `a` to the databases named, in a thread."""
+
+    def __init__(self, source: MemorySource, databases: dict[str, MemoryDatabase], *, once: bool, policy: Policy) -> None:
+        self.source = source
+
+        def make_edges(rejoin: Callable[[], None]) -> Sequence[Edge]:
+            return [
+                Edge(
+                    name := EdgeName("shop", "a", target),
+                    source,
+                    lambda name=name, database=database: MemorySink(name, database),  # type: ignore[misc]
+                    Route("a", target, ["a"]),
+                    InitialCopy(name, policy, 1),
+                    rejoin,
+                )
+                for target, database in databases.items()
+            ]
+
+        self.stream = Stream("shop", "a", source, make_edges, until_caught_up=once)
+        self.thread = threading.Thread(target=self.stream.run)
+        self.thread.start()
+
+    def report(self) -> StreamReport:
+        return self.stream.report()
+
+    def stop(self) -> None:
+        self.stream.stop()
+        self.thread.join(timeout=20)
+        assert not self.thread.is_alive()
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts streams, and stops them when the test is over."""
+    started: list[Running] = []
+
+    def begin(source: MemorySource, *, once: bool = False, policy: Policy = "never", **databases: MemoryDatabase) -> Running:
+        started.append(Running(source, databases, once=once, policy=policy))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return MemorySource([copy_of(ITEM)])
+
+
+def database() -> MemoryDatabase:
+    made = MemoryDatabase()
+    made.tables[NAME] = MemoryTable(("id", "x"), ("id",))
+    return made
+
+
+def rows(of: MemoryDatabase) -> list[tuple[str, str]]:
+    return sorted((str(row["id"]), str(row["x"])) for row in of.tables[NAME].rows)
+
+
+def test_transactions_arrive_once_and_are_confirmed(source: MemorySource, start: Start) -> None:
+    target = database()
+    start(source, b=target)
+    for i in range(20):
+        end = source.commit(insert(ITEMS, str(i), "x"))
+    wait_for_equal(lambda: source.confirmed, end, "all to be confirmed")
+    assert len(rows(target)) == 20
+    assert target.progress[EdgeName("shop", "a", "b")].position == end
+
+
+def test_nothing_is_confirmed_before_every_target_has_it_durably(source: MemorySource, start: Start) -> None:
+    one, other = database(), database()
+    other.flushed = START
+    running = start(source, b=one, c=other)
+    end = source.commit(insert(ITEMS, "1", "x"))
+    wait_for(lambda: rows(one) and rows(other), "the row on both")
+    wait_for_equal(lambda: running.report().edges[0].position, str(end), "the first to be durable")
+    assert source.confirmed == START
+    other.flushed = None
+    wait_for_equal(lambda: source.confirmed, end, "both to be durable")
+
+
+def test_a_target_that_is_away_holds_back_confirmation_but_not_the_other(source: MemorySource, start: Start) -> None:
+    here, away = database(), database()
+    for _ in range(3):
+        away.fail_next("open", ConnectError("away"))
+    start(source, b=here, c=away)
+    end = source.commit(insert(ITEMS, "1", "x"))
+    wait_for(lambda: rows(here), "the row on the one that is here")
+    assert source.confirmed == START
+    wait_for_equal(lambda: rows(away), [("1", "x")], "the other to come back")
+    wait_for_equal(lambda: source.confirmed, end, "both to be confirmed")
+    assert rows(here) == [("1", "x")]
+
+
+def test_an_edge_that_failed_misses_nothing_and_the_other_gets_nothing_twice(source: MemorySource, start: Start) -> None:
+    good, bad = database(), database()
+    start(source, b=good, c=bad)
+    source.commit(insert(ITEMS, "0", "x"))
+    wait_for(lambda: rows(good) and rows(bad), "the first row")
+    bad.fail_next("write", ApplyError("refused"))
+    bad.fail_next("commit", ConnectError("gone"))
+    for i in range(1, 50):
+        end = source.commit(insert(ITEMS, str(i), "x"))
+    wait_for_equal(lambda: source.confirmed, end, "all to be confirmed")
+    assert len(rows(good)) == len(rows(bad)) == 50
+    assert sum(g.transactions for g in good.groups) == 50
+
+
+def test_a_transaction_in_pieces_comes_again_whole_after_a_break(source: MemorySource, start: Start) -> None:
+    target = database()
+    start(source, b=target)
+    target.fail_next("commit", ConnectError("gone"))
+    end = source.commit(*(insert(ITEMS, str(i), "x") for i in range(9)), pieces=9)
+    wait_for_equal(lambda: source.confirmed, end, "it to be confirmed")
+    assert len(rows(target)) == 9
+
+
+def test_the_reader_connects_again_after_the_source_was_away(source: MemorySource, start: Start) -> None:
+    target = database()
+    running = start(source, b=target)
+    source.faults += [ConnectError("gone"), ConnectError("gone")]
+    end = source.commit(insert(ITEMS, "1", "x"))
+    wait_for_equal(lambda: source.confirmed, end, "the row to be confirmed")
+    assert len(source.sessions) >= 3
+    wait_for(lambda: running.report().problem is None, "the problem to be over")
+
+
+def test_changes_that_the_copied_rows_hold_are_left_out(source: MemorySource, start: Start) -> None:
+    source.rows_of[NAME] = [("1", "copied")]
+    source.commit(insert(ITEMS, "1", "old"))
+    target = database()
+    start(source, policy="always", b=target)
+    wait_for_equal(lambda: rows(target), [("1", "copied")], "the copy")
+    end = source.commit(update(ITEMS, "1", "new"))
+    wait_for_equal(lambda: source.confirmed, end, "the update to be confirmed")
+    assert rows(target) == [("1", "new")]
+
+
+def test_a_table_that_joined_after_the_edge_began_is_left_out_until_it_is_copied(source: MemorySource, start: Start) -> None:
+    later = table("later", id="integer", x="text")
+    target = database()
+    start(source, b=target)
+    source.commit(insert(relation(later), "1", "x"))
+    end = source.commit(insert(ITEMS, "1", "x"))
+    wait_for_equal(lambda: source.confirmed, end, "both to be confirmed")
+    assert rows(target) == [("1", "x")]
+
+
+def test_a_transaction_that_the_target_made_is_not_sent_back(source: MemorySource, start: Start) -> None:
+    target = database()
+    start(source, b=target)
+    source.commit(insert(ITEMS, "1", "x"), origin="b", via="b")
+    end = source.commit(insert(ITEMS, "2", "x"))
+    wait_for_equal(lambda: source.confirmed, end, "both to be confirmed")
+    assert rows(target) == [("2", "x")]
+
+
+def test_once_ends_when_all_that_was_there_is_durable(source: MemorySource, start: Start) -> None:
+    target = database()
+    end = source.commit(insert(ITEMS, "1", "x"))
+    running = start(source, once=True, b=target)
+    running.thread.join(timeout=20)
+    assert not running.thread.is_alive()
+    assert (rows(target), source.confirmed) == ([("1", "x")], end)
+
+
+def test_once_ends_with_the_first_error(source: MemorySource, start: Start) -> None:
+    target = database()
+    source.commit(insert(ITEMS, "1", "x"))
+    target.fail_next("write", ApplyError("refused"))
+    running = start(source, once=True, b=target)
+    running.thread.join(timeout=20)
+    problem = running.report().edges[0].problem
+    assert problem is not None
+    assert problem.message == "refused"
+
+
+def test_stop_finishes_the_group_in_hand_and_confirms_it(source: MemorySource, start: Start) -> None:
+    target = database()
+    running = start(source, b=target)
+    target.gate.clear()
+    end = source.commit(insert(ITEMS, "1", "x"))
+    wait_for(lambda: running.report().edges[0].lag_bytes, "the group to be in hand")
+    running.stream.stop()
+    target.gate.set()
+    running.thread.join(timeout=20)
+    assert (rows(target), source.confirmed) == ([("1", "x")], end)
+    assert running.report().state is State.STOPPED
+
+
+def test_a_bug_is_shown_and_does_not_end_in_silence(source: MemorySource, start: Start) -> None:
+    target = database()
+    target.fail_next("write", ZeroDivisionError("oops"))
+    running = start(source, b=target)
+    source.commit(insert(ITEMS, "1", "x"))
+    wait_for(lambda: running.report().edges[0].state is State.FAILED, "the edge to have failed")
+    problem = running.report().edges[0].problem
+    assert problem is not None
+    assert "unexpected ZeroDivisionError: oops" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("slot", "position", "expected"),
+    [
+        (SlotIdentity("6999", "shop", "streamer_shop_a"), START, "belongs to cluster 6999"),
+        (SlotIdentity("7000", "other", "streamer_shop_a"), START, 'database "other"'),
+        (SLOT, LSN(START - 1), "the slot was created anew or advanced"),
+        (SLOT, LSN(START + 1), "restored from a backup"),
+    ],
+    ids=["another cluster", "another database", "a slot that has gone on without us", "a source that has gone back"],
+)
+def test_progress_that_does_not_belong_to_the_slot_is_refused(
+    slot: SlotIdentity, position: LSN, expected: str, source: MemorySource, start: Start
+) -> None:
+    target = database()
+    target.progress[EdgeName("shop", "a", "b")] = Progress(slot, position, {NAME: position})
+    running = start(source, b=target)
+    wait_for(lambda: running.report().edges[0].state is State.FAILED, "the edge to have failed")
+    problem = running.report().edges[0].problem
+    assert problem is not None
+    assert expected in problem.message
+    assert "streamer teardown --sync shop" in problem.hint
+
+
+def test_a_missing_slot_is_told_by_what_it_means(source: MemorySource, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise SlotError('slot "s" does not exist', "changes are lost")
+
+    monkeypatch.setattr(source, "state", missing)
+    running = start(source, b=database())
+    wait_for(lambda: running.report().edges[0].state is State.FAILED, "the edge to have failed")
+    problem = running.report().edges[0].problem
+    assert problem is not None
+    assert problem.hint == "run: streamer setup"
