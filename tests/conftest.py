@@ -44,9 +44,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if skipped := _skipped_in_ci(config):
-        terminalreporter.write_line(
-            f"CI is set, and these were skipped, so the run fails: {', '.join(skipped)}", red=True
-        )
+        terminalreporter.write_line(f"CI is set, and these were skipped, so the run fails: {', '.join(skipped)}", red=True)
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------
@@ -115,9 +113,7 @@ class Databases:
 
 
 def _drop_origins(server: PostgresServer) -> None:
-    server.execute(
-        "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'streamer:%'"
-    )
+    server.execute("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'streamer:%'")
 
 
 def _drop_roles(server: PostgresServer) -> None:

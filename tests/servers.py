@@ -169,16 +169,12 @@ class PostgresServer:
         """A new connection of the superuser, in autocommit mode."""
         return psycopg.connect(self.url(database), autocommit=True, connect_timeout=10)
 
-    def execute(
-        self, statement: Statement, parameters: Sequence[object] | None = None, database: str = SUPERUSER
-    ) -> None:
+    def execute(self, statement: Statement, parameters: Sequence[object] | None = None, database: str = SUPERUSER) -> None:
         """Run one statement, or several in one string if there are no parameters, on a connection of its own."""
         with self.connect(database) as connection:
             connection.execute(_query(statement), parameters)
 
-    def query(
-        self, statement: Statement, parameters: Sequence[object] | None = None, database: str = SUPERUSER
-    ) -> list[Row]:
+    def query(self, statement: Statement, parameters: Sequence[object] | None = None, database: str = SUPERUSER) -> list[Row]:
         """Run one statement on a connection of its own and return its rows."""
         with self.connect(database) as connection:
             return connection.execute(_query(statement), parameters).fetchall()
@@ -196,9 +192,7 @@ class PostgresServer:
     def _reachable(self, bin_dir: Path) -> Path:
         """`bin_dir`, or a copy of the installation where the unprivileged user may not read it (below /root, say)."""
         try:
-            subprocess.run(
-                [bin_dir / "postgres", "--version"], check=True, capture_output=True, cwd="/", **unprivileged()
-            )
+            subprocess.run([bin_dir / "postgres", "--version"], check=True, capture_output=True, cwd="/", **unprivileged())
         except PermissionError:
             return self._copy(bin_dir)
         return bin_dir
@@ -324,9 +318,7 @@ class Database:
     def _emptied(self) -> bool:
         """End whatever uses the database; True when nothing was left. A session needs a moment to notice."""
         with self.server.connect() as connection:
-            ended = connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name]
-            )
+            ended = connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name])
             slots = connection.execute(
                 "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", [self.name]
             ).fetchall()

@@ -42,6 +42,4 @@ def wait_for_equal(look: Callable[[], T], expected: T, what: str, deadline: floa
     try:
         wait_for(equal, what, deadline)
     except AssertionError:
-        raise AssertionError(
-            f"waited {deadline:g} s for {what}: expected {expected!r}, seen last {seen[0]!r}"
-        ) from None
+        raise AssertionError(f"waited {deadline:g} s for {what}: expected {expected!r}, seen last {seen[0]!r}") from None

@@ -50,17 +50,13 @@ def test_another_role_needs_its_password(source18: Database) -> None:
         psycopg.connect(server.url(source18.name, "plain", "wrong"))
 
 
-def test_a_database_is_dropped_with_its_sessions_slots_origins_and_roles(
-    databases: Databases, pg15: PostgresServer
-) -> None:
+def test_a_database_is_dropped_with_its_sessions_slots_origins_and_roles(databases: Databases, pg15: PostgresServer) -> None:
     database = databases.create(pg15, "crowded")
     database.execute("SELECT pg_create_logical_replication_slot('crowded', 'pgoutput')")
     database.execute("CREATE PUBLICATION crowd")
     database.execute("CREATE ROLE guest LOGIN; GRANT CREATE ON SCHEMA public TO guest")
     session = database.connect()
-    session.execute(
-        "SELECT pg_replication_origin_create('streamer:a'), pg_replication_origin_session_setup('streamer:a')"
-    )
+    session.execute("SELECT pg_replication_origin_create('streamer:a'), pg_replication_origin_session_setup('streamer:a')")
     reader = pq.PGconn.connect(f"{database.url}?replication=database".encode())
     reader.exec_(b"START_REPLICATION SLOT crowded LOGICAL 0/0 (proto_version '1', publication_names 'crowd')")
     databases.drop()

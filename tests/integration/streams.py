@@ -1,0 +1,76 @@
+"""Streams inside the test's own process, over real servers: set up, run, and looked at without a command line between.
+
+The trap: streams tune the interpreter for themselves; what they changed is put back when they end.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from streamer.admin.setup import setup
+from streamer.config import Config
+from streamer.daemon import Daemon
+from streamer.report import EdgeReport, State
+from tests.waiting import wait_for
+
+
+class Running:
+    """A daemon in a thread."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    @property
+    def edges(self) -> dict[str, EdgeReport]:
+        """What the edges report, by `source->target`."""
+        return {f"{e.source}->{e.target}": e for stream in self._daemon.report() for e in stream.edges}
+
+    @property
+    def problems(self) -> list[str]:
+        """What streams and edges complain of."""
+        streams = self._daemon.report()
+        found = [s.problem for s in streams] + [e.problem for s in streams for e in s.edges]
+        return [problem.message for problem in found if problem is not None]
+
+    @property
+    def applied(self) -> dict[str, int]:
+        """How many transactions each edge has applied."""
+        return {name: edge.counters.transactions for name, edge in self.edges.items()}
+
+    def wait_until_streaming(self) -> None:
+        """Wait until all streams are read and all edges written."""
+        wait_for(lambda: self._states() == {State.STREAMING}, "all edges to stream")
+
+    def wait_for_problem(self, words: str) -> str:
+        """Wait until a stream or edge complains with these words; return what it says."""
+        found = wait_for(lambda: [p for p in self.problems if words in p], f'"{words}" in what streams complain of')
+        return found[0]
+
+    def _states(self) -> set[State]:
+        streams = self._daemon.report()
+        return {s.state for s in streams} | {e.state for s in streams for e in s.edges}
+
+
+@contextmanager
+def running(config: Config, *, wait: bool = True) -> Iterator[Running]:
+    """Set up the config's syncs and run them while the context lasts; with `wait`, from when all of them stream."""
+    setup(config, None, lambda line: None)
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    daemon = Daemon(config)
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    try:
+        streams = Running(daemon)
+        if wait:
+            streams.wait_until_streaming()
+        yield streams
+    finally:
+        daemon.stop()
+        thread.join()
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
