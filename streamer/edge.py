@@ -120,6 +120,11 @@ class Edge:
             return self._intake.next
 
     @property
+    def waiting(self) -> bool:
+        """Whether the target is ready, and the edge waits for a new session to take it aboard."""
+        return self._ready and not self._aboard.is_set()
+
+    @property
     def durable(self) -> LSN | None:
         """The position up to which the target will not forget; None if it has not said yet."""
         return self._durable

@@ -106,7 +106,7 @@ class Stream:
             self._state = State.STREAMING
             self._log.info("stream_reading", position=str(start))
             try:
-                while not self._rejoin.is_set() and not self._finished():
+                while not (self._stop.is_set() or self._finished() or any(edge.waiting for edge in self._edges)):
                     if items := reader.read(WAIT_SECONDS):
                         self._problem = None
                         backoff.reset()
@@ -125,6 +125,7 @@ class Stream:
         state = self._source.state()
         for edge in self._edges:
             edge.verify(state)
+        self._confirmation.advance([state.confirmed])  # a server that hears of nothing confirmed does not wait for us to have it
         if self._until_caught_up and self._goal is None:
             self._goal = state.current
 

@@ -73,10 +73,9 @@ class Streamer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.running:
             self.kill()
-        if kind is not None:
-            print(self.log)  # pytest shows it with the failure
-        else:
-            assert "Traceback" not in self.log, self.log
+        print(self.log)  # pytest shows it with a failure
+        if kind is None:
+            assert "Traceback" not in self.log
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 

@@ -131,42 +131,48 @@ def test_sigterm_while_the_target_is_locked_rolls_the_group_back(shop: Streamer,
     wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
 
 
-@pytest.mark.parametrize("locked", [False, True], ids=["running", "blocked"])
-def test_sigterm_during_the_initial_copy_breaks_it_off(
-    tmp_path: Path, source15: Database, target18: Database, locked: bool
-) -> None:
-    make_counters(source15, 1_000_000)
-    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}).setup() as streamer, target18.connect() as locker:
-        if locked:
-            locker.execute("BEGIN; LOCK TABLE t IN EXCLUSIVE MODE")
-        streamer.start()
-        streamer.wait_for_state("copying")
+def test_sigterm_during_the_initial_copy_breaks_it_off(tmp_path: Path, source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE wide (id int PRIMARY KEY, x text)")
+    source15.execute("INSERT INTO wide SELECT i, repeat('x', 400) FROM generate_series(1, 300000) i")
+    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}).setup().start() as streamer:
+        wait_for(streamer.copying, "the copy to be under way")
 
         assert streamer.stop() == 0
-        locker.execute("ROLLBACK")
-        assert target18.query("SELECT count(*) FROM t") in ([(0,)], [(1_000_000,)])
+        assert target18.query("SELECT count(*) FROM wide") == [(0,)]
         streamer.start()
-        wait_until_same(source15, target18, "SELECT count(*), sum(id) FROM t")
-        assert streamer.edges()["a->b"]["copy"] == [] or streamer.edges()["a->b"]["copy"][0]["rows"] == 1_000_000
+        wait_until_same(source15, target18, "SELECT count(*), sum(id) FROM wide")
 
 
-@pytest.mark.parametrize("end", ["source", "target"])
-def test_sigterm_ends_a_daemon_whose_network_is_frozen(tmp_path: Path, source15: Database, target18: Database, end: str) -> None:
+def test_sigterm_ends_a_copy_into_a_locked_table(shop: Streamer, source15: Database, target18: Database) -> None:
+    with target18.connect() as locker:
+        locker.execute("BEGIN; LOCK TABLE t IN EXCLUSIVE MODE")
+        shop.start()
+        shop.wait_for_state("copying")
+
+        assert shop.stop() == 0
+    shop.start()
+    wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
+
+
+def test_sigterm_ends_a_daemon_whose_network_is_frozen(tmp_path: Path, source15: Database, target18: Database) -> None:
     make_counters(source15)
-    with Proxy((source15 if end == "source" else target18).server) as proxy:
-        nodes = {"a": source15.url, "b": target18.url}
-        nodes["a" if end == "source" else "b"] = proxy.url(end)
-        with Streamer(tmp_path, nodes).setup().start_streaming() as streamer:
-            proxy.freeze()
-            if end == "target":
-                source15.execute("UPDATE t SET n = n + 1")
-                wait_for(lambda: streamer.edges()["a->b"]["lag_bytes"] > 0, "the change to be on its way")
+    with (
+        Proxy(source15.server) as source,
+        Proxy(target18.server) as target,
+        Streamer(tmp_path, {"a": source.url("source"), "b": target.url("target")}) as streamer,
+    ):
+        streamer.setup().start_streaming()
+        target.freeze()
+        source15.execute("UPDATE t SET n = n + 1")
+        wait_for(lambda: streamer.edges()["a->b"]["lag_bytes"] > 0, "the change to be on its way")
+        source.freeze()
 
-            assert streamer.stop() == 0
-            proxy.thaw()
-            streamer.start()
-            source15.execute("UPDATE t SET n = n + 1")
-            wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
+        assert streamer.stop() == 0
+        source.thaw()
+        target.thaw()
+        streamer.start()
+        source15.execute("UPDATE t SET n = n + 1")
+        wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
 
 
 def test_a_daemon_killed_during_the_initial_copy_copies_again(tmp_path: Path, source15: Database, target18: Database) -> None:
@@ -201,9 +207,8 @@ def test_ctrl_c_ends_the_daemon_like_sigterm(shop: Streamer) -> None:
 # -- kill -9 of the daemon ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("capture", "kills"), [("pgoutput", 20), ("wal2json", 10)])
 def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(
-    tmp_path: Path, source15: Database, target18: Database, capture: str, kills: int
+    tmp_path: Path, source15: Database, target18: Database
 ) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
@@ -211,15 +216,15 @@ def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(
     fill_with_pgbench(source15)
     file = tmp_path / "shop.sqlite"
     nodes = {"a": source15.url, "b": target18.url, "s": f"sqlite:///{file}"}
-    with Streamer(tmp_path, nodes, targets=["b", "s"], capture=capture).setup() as streamer:
+    with Streamer(tmp_path, nodes, targets=["b", "s"]).setup() as streamer:
         # without its key the history would keep a doubled row
         target18.execute("ALTER TABLE pgbench_history DROP CONSTRAINT pgbench_history_pkey")
         rows(file, "DROP TABLE pgbench_history")
         rows(file, "CREATE TABLE pgbench_history (id INT, tid INT, bid INT, aid INT, delta INT, mtime TEXT, filler TEXT)")
         with pgbench(source15, "-R", "400"):
-            for _ in range(kills):
+            for _ in range(20):
                 streamer.start()
-                time.sleep(dice.uniform(0.4, 1.5))  # the random moment
+                time.sleep(dice.uniform(0.3, 1.2))  # the random moment
                 streamer.kill()
         streamer.start()
         for query in BALANCES:
@@ -269,7 +274,7 @@ def wait_for_a_confirmation(source: Database) -> None:
 @pytest.fixture
 def lazy_target18(target18: Database) -> Iterator[Database]:
     """A target that leaves asynchronous commits in memory for long, so that a crash forgets them."""
-    target18.server.execute("ALTER SYSTEM SET wal_writer_delay = '2s'")
+    target18.server.execute("ALTER SYSTEM SET wal_writer_delay = '1s'")
     target18.server.execute("SELECT pg_reload_conf()")
     yield target18
     target18.server.start()
@@ -305,7 +310,7 @@ def test_a_crash_of_the_target_forgets_nothing_that_was_confirmed(
 ) -> None:
     shop.start_streaming()
     with counting(source15):
-        for _ in range(5):
+        for _ in range(4):
             wait_for_a_confirmation(source15)
             lazy_target18.server.restart("immediate")
             assert slot_position(source15) <= progress(lazy_target18)
@@ -383,12 +388,13 @@ def test_a_target_that_fails_amid_a_big_transaction_comes_back(shop: Streamer, s
 @pytest.mark.parametrize("blocked", [False, True], ids=["streaming", "blocked"])
 def test_a_source_shuts_down_while_we_read(shop: Streamer, source15: Database, target18: Database, blocked: bool) -> None:
     shop.start_streaming()
+    source15.execute("UPDATE t SET n = n + 1")
+    wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")
     with target18.connect() as locker:
         if blocked:
             locker.execute("BEGIN; LOCK TABLE t")
         source15.execute("UPDATE t SET n = n + 1")
         source15.server.stop("fast")  # it waits for its readers, and fails if that takes long
-        if not blocked:
-            assert target18.query("SELECT min(n) FROM t") == [(1,)]
+        assert blocked or target18.query("SELECT min(n) FROM t") == [(2,)]
     source15.server.start()
     wait_until_same(source15, target18, "SELECT * FROM t ORDER BY id")

@@ -54,7 +54,6 @@ def expect_in_status(streamer: Streamer, words: str, remedy: str, state: str) ->
     (line,) = [line for line in streamer.status() if line["target"] == "b"]
     assert (line["state"], words in line["error"], remedy in line["remedy"]) == (state, True, True), line
     assert "\n" not in line["error"] + line["remedy"]
-    assert words in streamer.command("status", succeeds=False).stdout
 
 
 # -- slots -------------------------------------------------------------------------------------------------------------------------
@@ -168,7 +167,7 @@ def test_an_idle_database_beside_a_busy_one_does_not_pin_wal(
 # -- publications ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", [SLOT, f"{SLOT}-in"])
+@pytest.mark.parametrize(("pair", "which"), [("15to18", SLOT), ("18to15", SLOT), ("18to15", f"{SLOT}-in")], indirect=["pair"])
 def test_a_publication_dropped_while_running_stops_the_stream(tmp_path: Path, pair: tuple[Database, Database], which: str) -> None:
     source, target = pair
     make_table(source)
@@ -187,8 +186,8 @@ def test_a_publication_dropped_while_running_stops_the_stream(tmp_path: Path, pa
         assert target.query("SELECT * FROM without_key") == []
 
 
-def test_a_table_taken_out_of_the_publication_is_noticed(tmp_path: Path, pair: tuple[Database, Database]) -> None:
-    source, target = pair
+def test_a_table_taken_out_of_the_publication_is_noticed(tmp_path: Path, source18: Database, target15: Database) -> None:
+    source, target = source18, target15
     make_table(source)
     with Streamer(tmp_path, {"a": source.url, "b": target.url}).setup().start_streaming() as streamer:
         source.execute(f"ALTER PUBLICATION {SLOT} DROP TABLE t")
@@ -346,25 +345,20 @@ def sender_timeout(server: PostgresServer, timeout: str) -> Iterator[None]:
         server.execute("SELECT pg_reload_conf()")
 
 
-@pytest.mark.parametrize("rows", [10, 60], ids=["queue with room", "full queue"])
-def test_a_blocked_target_does_not_cut_the_replication_connection(
-    shop: Streamer, source15: Database, target18: Database, rows: int
-) -> None:
+def test_a_blocked_target_does_not_cut_the_replication_connection(shop: Streamer, source15: Database, target18: Database) -> None:
     source15.execute("CREATE TABLE wide (id int PRIMARY KEY, x text)")
     shop.setup()
     with sender_timeout(source15.server, "1s"), target18.connect() as locker:
         shop.start_streaming()
         locker.execute("BEGIN; LOCK TABLE wide")
-        for _ in range(5):  # several transactions: a group takes no more than a part of them
+        for _ in range(5):  # more than the queue holds, in several transactions: a group takes a part of them
             source15.execute(
-                "INSERT INTO wide SELECT (SELECT count(*) FROM wide) + i, repeat(md5(i::text), 40000) "
-                "FROM generate_series(1, %s) i",
-                [rows // 5],
+                "INSERT INTO wide SELECT (SELECT count(*) FROM wide) + i, repeat(md5(i::text), 40000) FROM generate_series(1, 12) i"
             )
         query = "SELECT pid, clock_timestamp() FROM pg_stat_replication WHERE application_name LIKE 'streamer%'"
         ((pid, before),) = source15.query(query)
-        answered = "SELECT pid FROM pg_stat_replication WHERE reply_time > %s::timestamptz + '4 s'"
-        wait_for(lambda: source15.query(answered, [before]), "the server to have heard of us four seconds later")
+        answered = "SELECT pid FROM pg_stat_replication WHERE reply_time > %s::timestamptz + '3 s'"
+        wait_for(lambda: source15.query(answered, [before]), "the server to have heard of us three seconds later")
         assert source15.query(answered, [before]) == [(pid,)]
         assert "terminating walsender process due to replication timeout" not in source15.server.log
         locker.execute("ROLLBACK")
@@ -395,38 +389,3 @@ def test_a_wrong_password_is_told_and_never_shown(tmp_path: Path, source15: Data
     told = "".join(done.stdout + done.stderr for done in said) + streamer.log
     for secret in (right, wrong, "Tr0ub4dor"):
         assert secret not in told
-
-
-# -- configs -----------------------------------------------------------------------------------------------------------------------
-
-
-BAD_CONFIGS: list[tuple[bytes | None, str]] = [
-    (None, "is a directory"),
-    (b"", "is empty"),
-    (b'[nodes.a]\nurl = "postgresql://caf\xe9/x"\n', "is not UTF-8"),
-    (b"nodes: [a, b]\n", "is not TOML"),
-    (
-        b'[nodes.a]\nurl = "oracle://u:hunter2@h/db"\n[nodes.b]\nurl = "sqlite:///x"\n'
-        b'[syncs.s]\nsources = ["a"]\ntargets = ["b"]\ntables = ["*"]\n',
-        '"oracle" is not a kind of url',
-    ),
-]
-
-
-@pytest.mark.parametrize(("content", "words"), BAD_CONFIGS, ids=[words for _, words in BAD_CONFIGS])
-@pytest.mark.parametrize("verb", ["run", "status"])
-def test_a_bad_config_is_one_line(tmp_path: Path, content: bytes | None, words: str, verb: str) -> None:
-    streamer = Streamer(tmp_path, {"a": "postgresql:///x", "b": "sqlite:///y"})
-    streamer.path.unlink()
-    if content is None:
-        streamer.path.mkdir()
-    else:
-        streamer.path.write_bytes(content)
-    done = streamer.command(verb, succeeds=False)
-
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert words in line
-    assert "hunter2" not in line
