@@ -23,7 +23,7 @@ import structlog
 from streamer.copying import InitialCopy, prepare, verify
 from streamer.errors import InternalError, StreamerError
 from streamer.grouping import groups, idle_group
-from streamer.model import LSN, Change, EdgeName, Group, Idle, Piece, SlotIdentity, TableName
+from streamer.model import LSN, Change, EdgeName, Group, Idle, Piece, Relation, SlotIdentity, TableName
 from streamer.ports import Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
@@ -99,6 +99,7 @@ class Edge:
         self._slot: SlotIdentity | None = None
         self._intake = _Intake(LSN(0), LSN(0), LSN(0))
         self._starts: dict[TableName, LSN] = {}
+        self._joined: set[Relation] = set()
         self._settled_from = LSN(0)
 
     # -- the reader's side -------------------------------------------------------------------------------------------------------
@@ -116,6 +117,7 @@ class Edge:
                 self._queue.clear()
                 position = self._position or LSN(0)
                 self._intake = _Intake(position, position, position)
+                self._joined.clear()
                 self._aboard.set()
             return self._intake.next
 
@@ -183,8 +185,11 @@ class Edge:
         if not self._route.accepts(transaction):
             return []
         position, starts = transaction.position, self._starts
+        relations = {c[1] for c in piece.changes}
+        if not relations <= self._joined:  # relations compare by identity, which is much cheaper than by name
+            self._joined.update(r for r in relations if r.table in starts)
         # a table that has joined the stream since the edge began is copied first, with the next start
-        if position >= self._settled_from and all(r.table in starts for r in {c[1] for c in piece.changes}):
+        if position >= self._settled_from and relations <= self._joined:
             return piece.changes
         return [c for c in piece.changes if (start := starts.get(c[1].table)) is not None and position >= start]
 

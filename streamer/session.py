@@ -73,6 +73,8 @@ def connect(node: str, url: str, *, application: str, replication: bool = False)
             client_encoding="UTF8",
             autocommit=True,
             keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
         )
     except psycopg.Error as error:
         raise connect_error(node, error) from None

@@ -81,8 +81,8 @@ class Assembler:
         self._transaction: Transaction | None = None
         self._changes: list[Change] = []
         self._size = 0
-        self._relation: Relation | None = None
-        self._row_bytes = 0
+        #: what a change of a relation adds to its payload, in bytes
+        self._row_bytes: dict[Relation, int] = {}
 
     @property
     def open(self) -> bool:
@@ -95,9 +95,12 @@ class Assembler:
         Every transaction ends in a piece with `end`, an empty one too. Raises DecodeError if the messages contradict each other.
         """
         if isinstance(message, tuple):
-            if message[1] is self._relation or self._enter(message):
+            row_bytes = None if self._transaction is None else self._row_bytes.get(message[1])
+            if row_bytes is None:
+                row_bytes = self._enter(message)
+            if row_bytes is not None:
                 self._changes.append(message)
-                self._size += size + self._row_bytes
+                self._size += size + row_bytes
                 if self._size > PIECE_BYTES:
                     return self._cut(None)
             return None
@@ -111,23 +114,22 @@ class Assembler:
         elif isinstance(message, Commit):
             return self._close(message.end)
         elif message is not None:
-            chosen = [change for change in message if self._enter(change)]
+            chosen = [change for change in message if self._enter(change) is not None]
             self._changes += chosen
-            self._size += size + self._row_bytes * len(chosen)
+            self._size += size + CHANGE_BYTES * len(chosen)
         return None
 
-    def _enter(self, change: Change) -> bool:
-        """Look at the first change, or at one of another relation than the last; tell whether it is for others."""
+    def _enter(self, change: Change) -> int | None:
+        """Look at the first change of a transaction or relation; return what each adds to its payload, None if it is ours."""
         if self._begin is None:
             raise DecodeError(f"a change of {change[1]} comes outside any transaction")
         relation = change[1]
         if self._transaction is None:
             self._transaction = self._tagged(change, self._begin) or self._local(self._begin)
         if relation.table.schema == OWN_SCHEMA:
-            return False
-        self._relation = relation
-        self._row_bytes = CHANGE_BYTES + self._column_bytes * len(relation.columns)
-        return True
+            return None
+        row_bytes = self._row_bytes[relation] = CHANGE_BYTES + self._column_bytes * len(relation.columns)
+        return row_bytes
 
     def _local(self, begin: Begin) -> Transaction:
         return Transaction(begin.position, Origin(self._node, begin.position, begin.commit_time), via=self._node)
@@ -152,7 +154,7 @@ class Assembler:
         if self._transaction is None:
             self._transaction = self._local(self._begin)
         piece = self._cut(end)
-        self._begin = self._transaction = self._relation = None
+        self._begin = self._transaction = None
         return piece
 
 

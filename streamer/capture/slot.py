@@ -219,7 +219,9 @@ class SlotSource:
             publications = ", ".join(f'"{name}"' for name in publication.names(self._slot))
             options = {"proto_version": "1", "publication_names": publications}
             roots = {leaf: t.table for t in tables for leaf in t.leaves}
-            return self._start(connection, position, options), PgoutputDecoder(roots, partial(generated_columns, connection)), 0
+            # only when they are published: a server that shuts down has ended this connection before the last changes come
+            generated = partial(generated_columns, connection) if version(connection) >= publication.GENERATED_COLUMNS else None
+            return self._start(connection, position, options), PgoutputDecoder(roots, generated), 0
         numbers_are_strings = self._patiently(partial(self._numbers_are_strings, connection))
         session = Wal2jsonSession(connection, tables, numbers_are_strings=numbers_are_strings)
         return self._start(connection, position, session.options), session.decoder, ENVELOPE_BYTES
