@@ -23,7 +23,7 @@ import structlog
 from streamer.copying import InitialCopy, prepare, verify
 from streamer.errors import InternalError, StreamerError
 from streamer.grouping import groups, idle_group
-from streamer.model import LSN, Change, EdgeName, Group, Idle, Piece, Relation, SlotIdentity, TableName
+from streamer.model import LSN, POSTGRES_EPOCH, Change, EdgeName, Group, Idle, Origin, Piece, Relation, SlotIdentity, TableName
 from streamer.ports import Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
@@ -86,7 +86,9 @@ class Edge:
         self._problem: Problem | None = None
         self._counters = Counters()
         self._delay = 0.0
-        self._applied_at: datetime | None = None
+        self._skew = 0.0
+        #: the last transaction that was applied; before the first, one that says nothing
+        self._last = Origin(name.source, LSN(0), POSTGRES_EPOCH)
         self._writing = False
         self._complain_at = 0.0
         #: what the target holds, and what of it survives a crash; None until the target has said so
@@ -304,31 +306,29 @@ class Edge:
         self._settle(sink)
 
     def _write_items(self, sink: Sink, items: list[Piece | Idle]) -> None:
-        for group in groups(item for item in items if isinstance(item, Piece)):
-            if self._stop.is_set() or self._cut.is_set():
-                return
-            self._write_group(sink, group)
+        batch = list(groups((item for item in items if isinstance(item, Piece)), merge=sink.merges))
+        if batch:
+            self._write_groups(sink, batch)
         if items and isinstance(last := items[-1], Idle) and self._position is not None and last.position > self._position:
-            self._write_group(sink, idle_group(self.name.source, last.position, datetime.now(UTC)))
+            self._write_groups(sink, [idle_group(self._last, last.position)])
 
-    def _write_group(self, sink: Sink, group: Group) -> None:
-        written = sink.write(group)
-        counters = self._counters
-        counters.inserted += written.inserted
-        counters.updated += written.updated
-        counters.deleted += written.deleted
-        counters.truncated += written.truncated
-        counters.missing += written.missing
-        counters.transactions += group.transactions
-        counters.groups += 1
-        if written.missing and time.monotonic() >= self._complain_at:
-            self._complain_at = time.monotonic() + COMPLAIN_SECONDS
-            self._log.warning("rows_missing", rows=counters.missing, position=str(group.position))
-        if group.complete:
-            self._position = group.position
-            if group.transactions:
-                self._applied_at = group.origin.commit_time
+    def _write_groups(self, sink: Sink, batch: Sequence[Group]) -> None:
+        counters, missing = self._counters, self._counters.missing
+        for group, written in zip(batch, sink.write(batch, self._interrupted), strict=False):  # fewer if interrupted
+            counters.add(written)
+            self._skew = written.skew
+            counters.transactions += group.transactions
+            if group.complete:
+                self._position = group.position
+            if group.complete and group.transactions:
+                self._last = group.origin
                 self._delay = (datetime.now(UTC) - group.origin.commit_time).total_seconds()
+        if counters.missing > missing and time.monotonic() >= self._complain_at:
+            self._complain_at = time.monotonic() + COMPLAIN_SECONDS
+            self._log.warning("rows_missing", rows=counters.missing, position=str(self._position))
+
+    def _interrupted(self) -> bool:
+        return self._stop.is_set() or self._cut.is_set()
 
     def _settle(self, sink: Sink) -> None:
         """Before leaving: give the target a moment to make the last group durable, so that it need not be read again."""
@@ -355,7 +355,8 @@ class Edge:
         """Return what the edge is doing now."""
         position = self._position
         behind = max(0, self._intake.sent - position) if position is not None and (self._writing or self._queue.size) else 0
-        since = (datetime.now(UTC) - self._applied_at).total_seconds() if behind and self._applied_at else 0.0
+        applied = self._last.commit_time
+        since = (datetime.now(UTC) - applied).total_seconds() if behind and applied > POSTGRES_EPOCH else 0.0
         return EdgeReport(
             sync=self.name.sync,
             source=self.name.source,
@@ -365,8 +366,10 @@ class Edge:
             lag_bytes=behind,
             lag_seconds=since,
             delay_seconds=self._delay,
+            skew_seconds=self._skew,
             queue_bytes=self._queue.size,
             counters=self._counters,
             problem=self._problem,
             copy=self._copy.reports(),
+            obstacle=self._copy.obstacle or "",
         )

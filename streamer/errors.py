@@ -85,7 +85,7 @@ def start_over(sync: str) -> str:
     """Return the remedy when changes of a sync are gone for good."""
     return (
         f"to start over with a new copy of the rows: streamer teardown --sync {sync}, streamer setup --sync {sync}, "
-        'then run with copy = "always"'
+        'then run with copy = "always"; with several sources empty the tables of that target instead'
     )
 
 

@@ -1,23 +1,22 @@
 """From what the queue holds to groups, each of which a sink writes into one target transaction. Pure.
 
 A lone transaction is a group of its own and goes at once; when more is waiting, whole transactions of the same origin share a
-group. Only the last piece may be of an unfinished transaction: then the group is incomplete and its target transaction stays
-open.
+group, unless the sink wants every transaction by itself. Only the last piece may be of an unfinished transaction: then the group
+is incomplete and its target transaction stays open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 
 from streamer.model import LSN, Change, Group, Origin, Piece
 
 
-def groups(pieces: Iterable[Piece]) -> Iterator[Group]:
-    """Return the pieces as groups, in order; a group never mixes origins."""
+def groups(pieces: Iterable[Piece], *, merge: bool = True) -> Iterator[Group]:
+    """Return the pieces as groups, in order; a group never mixes origins, and without `merge` no transactions."""
     run: list[Piece] = []
     for piece in pieces:
-        if run and not _together(run[-1], piece):
+        if run and not _together(run[-1], piece, merge):
             yield _group(run)
             run = []
         run.append(piece)
@@ -25,14 +24,17 @@ def groups(pieces: Iterable[Piece]) -> Iterator[Group]:
         yield _group(run)
 
 
-def idle_group(source: str, position: LSN, now: datetime) -> Group:
-    """Return the group that only moves progress to `position`: nothing that matters to the target was committed before it."""
-    return Group(Origin(source, position, now), (), position, complete=True, transactions=0)
+def idle_group(last: Origin, position: LSN) -> Group:
+    """Return the group that only moves progress to `position`: nothing that matters to the target was committed before it.
+
+    It is tagged like the `last` transaction applied: a reader of the target's WAL learns nothing new from it.
+    """
+    return Group(last, (), position, complete=True, transactions=0)
 
 
-def _together(last: Piece, piece: Piece) -> bool:
+def _together(last: Piece, piece: Piece, merge: bool) -> bool:
     """Whether the piece continues the last one's transaction, or may share its target transaction."""
-    return piece.transaction is last.transaction or piece.transaction.origin.node == last.transaction.origin.node
+    return piece.transaction is last.transaction or (merge and piece.transaction.origin.node == last.transaction.origin.node)
 
 
 def _group(run: list[Piece]) -> Group:

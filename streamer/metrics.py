@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from streamer.report import EdgeReport, State, StreamReport
+from streamer.sinks.policy import ConflictKind
 
 EDGE: Final = ("sync", "source", "target")
 GAUGES: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
@@ -20,6 +21,10 @@ GAUGES: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
     "streamer_edge_lag_bytes": ("WAL that the source has sent and the target does not hold yet", lambda e: e.lag_bytes),
     "streamer_edge_lag_seconds": ("Age of the last applied transaction while more is waiting", lambda e: e.lag_seconds),
     "streamer_edge_delay_seconds": ("From commit on the source to commit on the target, last group", lambda e: e.delay_seconds),
+    "streamer_edge_clock_skew_seconds": (
+        "How far the last commit time lay ahead of the target's clock when it came",
+        lambda e: e.skew_seconds,
+    ),
     "streamer_edge_queue_bytes": ("Changes waiting in memory for the target", lambda e: e.queue_bytes),
 }
 COUNTERS: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
@@ -30,6 +35,7 @@ COUNTERS: Final[dict[str, tuple[str, Callable[[EdgeReport], float]]]] = {
     "streamer_edge_retries": ("Failures after which the edge began again", lambda e: e.counters.retries),
 }
 ROWS: Final = "streamer_edge_rows"
+CONFLICTS: Final = "streamer_edge_conflicts"
 KINDS: Final = ("inserted", "updated", "deleted", "truncated")
 
 
@@ -51,6 +57,11 @@ class ReportCollector(Collector):
             for kind in KINDS:
                 rows.add_metric([*_labels(edge), kind], getattr(edge.counters, kind))
         yield rows
+        conflicts = CounterMetricFamily(CONFLICTS, "Conflicts resolved, by kind", labels=[*EDGE, "kind"])
+        for edge in edges:
+            for kind in ConflictKind:
+                conflicts.add_metric([*_labels(edge), kind.value], edge.counters.conflicts[kind.value])
+        yield conflicts
 
 
 def _labels(edge: EdgeReport) -> list[str]:

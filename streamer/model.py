@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """What PostgreSQL counts its microseconds from, on the wire and in WAL."""
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 _LSN_TEXT: Final = re.compile("([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
@@ -181,13 +183,33 @@ changed or the identity is FULL; its columns that are not in the identity are UN
 update. A truncate has neither."""
 
 
+NOTHING_SEEN: Final[Mapping[str, datetime]] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class Origin:
-    """Where a transaction was first made: the node, and the position and time of its commit there."""
+    """Where a transaction was first made: the node, and the position and time of its commit there.
+
+    `seen` is what that node had applied of others by then: for each of them the newest commit time. What is not in it was made
+    concurrently. A node's applied transactions stand in its WAL, each with its tag, so a reader knows.
+    """
 
     node: str
     position: LSN
     commit_time: datetime
+    seen: Mapping[str, datetime] = field(default_factory=lambda: NOTHING_SEEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """When and where a row was written, or a key deleted. A time of None is unknown, and older than all others."""
+
+    time: datetime | None
+    node: str
+
+    def precedes(self, other: Version) -> bool:
+        """Whether `other` is the greater (commit time, node name)."""
+        return (self.time or _NEVER, self.node) < (other.time or _NEVER, other.node)
 
 
 @dataclass(slots=True)

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, TypeAlias
 
-from streamer.model import LSN, Group, Idle, Piece, SlotIdentity, TableName
+from streamer.model import LSN, POSTGRES_EPOCH, Group, Idle, Piece, SlotIdentity, TableName, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,22 @@ class Snapshot(Protocol):
     @property
     def position(self) -> LSN:
         """Where changes that the snapshot does not hold begin."""
+
+    @property
+    def time(self) -> datetime:
+        """By the source's clock: whatever the snapshot does not hold was committed there later."""
+
+    def held(self, sync: str) -> Mapping[str, Held]:
+        """Return what the snapshot holds of the sync's other sources, for each whose edge to this one has begun."""
+
+    def is_empty(self, table: TableName) -> bool:
+        """Return whether the table has no rows."""
+
+    def has_deleted(self, table: TableName) -> bool:
+        """Return whether it is known that the table had rows which were deleted."""
+
+    def versions(self, table: TableName, key: Sequence[str], since: datetime) -> Iterator[RowVersion]:
+        """Give the versions of rows and deleted keys, told by the values of the columns `key`, that are newer than `since`."""
 
     def rows(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Iterator[bytes]]:
         """Give the table's rows in blocks of COPY's text format, each block whole rows. May be called from several threads.
@@ -97,6 +114,49 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a source's snapshot holds of another source."""
+
+    progress: Progress
+    #: of the newest transaction made there; POSTGRES_EPOCH if unknown
+    time: datetime
+    #: what had been seen there by then: for each other node the newest commit time
+    seen: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RowVersion:
+    """When and where a row was written, or its key deleted; with an empty key, all rows of the table."""
+
+    key: tuple[str, ...]
+    version: Version
+    deleted: bool
+
+
+Versions: TypeAlias = Callable[[Sequence[str], datetime, datetime | None], Iterator[RowVersion]]
+"""Called with key columns, `floor` and `here`: gives the versions that may matter to changes still to come, and those that are
+newer than `here`, if that is given; in both cases only what is newer than `floor`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the rows of a copy come from, and where edges go on after them."""
+
+    #: where changes that the rows do not hold begin
+    position: LSN
+    #: the snapshot's
+    time: datetime = POSTGRES_EPOCH
+    #: whether rows that are there go; else they stay, and win over copied ones with the same key
+    replace: bool = True
+    #: the same positions for other sources of the sync, whose changes the rows hold too
+    others: Mapping[str, LSN] = field(default_factory=dict)
+    #: up to when the rows know what was done at the target itself
+    seen: datetime = POSTGRES_EPOCH
+    #: the rows' true versions
+    versions: Versions | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """What a group did to the target."""
 
@@ -106,6 +166,10 @@ class Written:
     truncated: int = 0
     #: updates and deletes whose row was not there
     missing: int = 0
+    #: resolved, by kind
+    conflicts: Mapping[str, int] = field(default_factory=dict)
+    #: how far the commit time lay ahead of the target's clock when it came, in seconds
+    skew: float = 0.0
 
 
 class Sink(Protocol):
@@ -126,25 +190,42 @@ class Sink(Protocol):
     def is_empty(self, table: TableName) -> bool:
         """Return whether the target's table has no rows. Raises SchemaError if there is no such table."""
 
-    def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
-        """Replace the table's rows by those in `blocks` (COPY's text format), record the copy as whole, return the row count.
+    def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
+        """Write the rows in `blocks` (COPY's text format), record the copy as whole, and where `start` says that other edges of the
+        sync go on for this table; return the row count.
 
         One target transaction: either all of it is durable, or nothing, and nothing if the target took another number of rows than
-        were sent. Runs on a connection of its own, so that several
-        threads may load at once where `parallel_loads` says so.
+        were sent. Several threads may load at once where `parallel_loads` says so.
         """
 
     def keep(self, table: TableName, position: LSN) -> None:
         """Record that the table needs no copy: its rows are as of `position` already. Returning means durable."""
 
+    def progress_by_source(self) -> Mapping[str, Progress]:
+        """Return what the target holds of all edges of the sync that end here."""
+
+    def try_lock(self, name: str) -> bool:
+        """Take the lock of this name, of which there is one for all edges of the sync that end here; False if another sink has it.
+
+        It is kept until `unlock` or the end of the connection.
+        """
+
+    def unlock(self, name: str) -> None:
+        """Give back the lock, if we have it."""
+
     @property
     def parallel_loads(self) -> bool:
         """Whether several loads may run at once."""
 
-    def write(self, group: Group) -> Written:
-        """Apply the group and its progress in one target transaction; returning means committed if `group.complete`,
-        else that the transaction stays open for the next group. After an error nothing of it is in the target, and the
-        sink must be closed. Raises ApplyError, SchemaError, ConnectError.
+    @property
+    def merges(self) -> bool:
+        """Whether several transactions may share a group, and so a target transaction."""
+
+    def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
+        """Apply each group, in order, with its progress in one target transaction, and return what each did; returning means
+        committed. The last one's transaction stays open for more if that group is not `complete`. No further ones are
+        written once `interrupted` says so. After an error some may be committed, the rest is not in the target, and
+        the sink must be closed. Raises ApplyError, SchemaError, ConnectError.
         """
 
     def durable(self) -> LSN:

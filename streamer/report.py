@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from streamer.errors import StreamerError
+from streamer.ports import Written
 
 
 class State(enum.StrEnum):
@@ -60,11 +62,23 @@ class Counters:
     groups: int = 0
     copied: int = 0
     retries: int = 0
+    #: resolved, by kind
+    conflicts: Counter[str] = field(default_factory=Counter)
 
     @property
     def rows(self) -> int:
         """Rows written by changes; the initial copy not counted."""
         return self.inserted + self.updated + self.deleted
+
+    def add(self, written: Written) -> None:
+        """Count what a sink did with one group."""
+        self.inserted += written.inserted
+        self.updated += written.updated
+        self.deleted += written.deleted
+        self.truncated += written.truncated
+        self.missing += written.missing
+        self.groups += 1
+        self.conflicts.update(written.conflicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +97,14 @@ class EdgeReport:
     lag_seconds: float
     #: from commit on the source to commit on the target, for the last group
     delay_seconds: float
+    #: how far the last commit time lay ahead of the target's clock when it came
+    skew_seconds: float
     queue_bytes: int
     counters: Counters
     problem: Problem | None
     copy: list[CopyReport] = field(default_factory=list)
+    #: what the initial copy waits for; empty if it does not
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,10 +163,10 @@ class Stream:
             return True
         if not self._until_caught_up:
             return False
-        if any(edge.problem for edge in self._edges):
-            return True
-        goal = self._goal
-        return goal is not None and all(edge.durable is not None and edge.durable >= goal for edge in self._edges)
+        return all(edge.problem is not None or self._is_at_goal(edge) for edge in self._edges)
+
+    def _is_at_goal(self, edge: Edge) -> bool:
+        return self._goal is not None and edge.durable is not None and edge.durable >= self._goal
 
     def _stop_edges(self) -> None:
         if self._edges_stopped:

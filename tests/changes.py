@@ -20,7 +20,7 @@ from streamer.model import (
     TableDefinition,
     TableName,
 )
-from streamer.ports import CopyTable
+from streamer.ports import CopyTable, Sink, Written
 
 OIDS = {"integer": 23, "bigint": 20, "text": 25, "boolean": 16, "bytea": 17, "double precision": 701, "numeric": 1700}
 
@@ -61,6 +61,12 @@ def truncate(r: Relation) -> Change:
 def group(*changes: Change, to: int = 200, complete: bool = True) -> Group:
     origin = Origin("a", LSN(to - 1), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     return Group(origin, changes, LSN(to), complete, transactions=1)
+
+
+def write(sink: Sink, group: Group) -> Written:
+    """Have the sink write one group; return what it did."""
+    (written,) = sink.write([group], lambda: False)
+    return written
 
 
 def copy_of(definition: TableDefinition) -> CopyTable:

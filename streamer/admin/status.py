@@ -89,7 +89,7 @@ def _line(stream: Mapping[str, Any], edge: Mapping[str, Any]) -> Line:
         edge["lag_seconds"],
         counters["inserted"] + counters["updated"] + counters["deleted"],
         counters["copied"],
-        problem.get("message"),
+        problem.get("message") or edge.get("obstacle") or None,
         problem.get("hint"),
     )
 

@@ -2,19 +2,37 @@
 
 A decoder (`pgoutput`, `wal2json`) turns every payload into a message; `Assembler` gathers the changes between Begin and Commit
 and cuts them into pieces of about PIECE_BYTES, so that a transaction of any size passes in bounded memory. A transaction that
-streamer applied carries a tag: its first change is a row of streamer.progress or streamer.copy, which names the origin.
+streamer applied carries a tag: its first change is a row of streamer.progress or streamer.copy, which names the origin. From the
+tags that have passed, the assembler also knows what its node had seen of others when it made a transaction of its own.
 
 The trap: what a transaction is (its origin) is known with its first change only, so no piece leaves before that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
+import orjson
+
 from streamer.errors import DecodeError
-from streamer.model import LSN, UNCHANGED, Change, Identity, Origin, Piece, Relation, Row, TableName, Transaction
+from streamer.model import (
+    LSN,
+    NOTHING_SEEN,
+    UNCHANGED,
+    Change,
+    Column,
+    Identity,
+    Kind,
+    Origin,
+    Piece,
+    Relation,
+    Row,
+    TableName,
+    Transaction,
+)
 
 PIECE_BYTES: Final = 1 << 20
 """The estimated memory after which a piece is handed on."""
@@ -28,6 +46,10 @@ COLUMN_BYTES: Final = 60
 OWN_SCHEMA: Final = "streamer"
 TAGS: Final = frozenset({TableName(OWN_SCHEMA, "progress"), TableName(OWN_SCHEMA, "copy")})
 """Where the first write of every transaction of ours goes: an edge's progress, or the record of a copied table."""
+REMOVALS: Final = TableName(OWN_SCHEMA, "removal")
+"""Where a node writes the key of a row that it refused for good: everybody is to delete it, though the node never had it."""
+OWN_TABLES: Final = TAGS | {REMOVALS}
+"""The tables of ours that a stream carries besides the user's."""
 
 
 @dataclass(slots=True)
@@ -68,14 +90,34 @@ def partition_truncated(partition: TableName, root: TableName) -> DecodeError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What a stream wants of its source."""
+
+    #: the tables that it carries
+    selects: Callable[[TableName], bool] = lambda table: True
+    #: the syncs of whose transactions it is noted what the node has seen; None: all
+    heard: Collection[str] | None = None
+    #: whether any edge wants the transaction; asked only of those that streamer applied
+    carries: Callable[[Transaction], bool] = lambda transaction: True
+
+
+EVERYTHING: Final = Interest()
+
+
 class Assembler:
     """The transaction that is being read from the node named `node`.
 
     `envelope` is what a payload spends on a column besides its value (names, quotes), in bytes: it never gets into memory.
+    While `passing` is set, the rows of the transaction need not be decoded: nobody wants it.
     """
 
-    def __init__(self, node: str, envelope: int = 0) -> None:
+    def __init__(self, node: str, envelope: int = 0, interest: Interest = EVERYTHING) -> None:
         self._node = node
+        self._interest = interest
+        self._hears = False
+        self.passing = False
+        self._seen: Mapping[str, datetime] = NOTHING_SEEN
         self._column_bytes = COLUMN_BYTES - envelope
         self._begin: Begin | None = None
         self._transaction: Transaction | None = None
@@ -125,20 +167,39 @@ class Assembler:
             raise DecodeError(f"a change of {change[1]} comes outside any transaction")
         relation = change[1]
         if self._transaction is None:
-            self._transaction = self._tagged(change, self._begin) or self._local(self._begin)
+            tagged = self._tagged(change, self._begin)
+            self._transaction = tagged or self._local(self._begin)
+            self.passing = tagged is not None and not self._interest.carries(tagged)
         if relation.table.schema == OWN_SCHEMA:
+            if relation.table == REMOVALS and change[3] is not None:
+                self._remove(relation, change[3])
             return None
         row_bytes = self._row_bytes[relation] = CHANGE_BYTES + self._column_bytes * len(relation.columns)
         return row_bytes
 
     def _local(self, begin: Begin) -> Transaction:
-        return Transaction(begin.position, Origin(self._node, begin.position, begin.commit_time), via=self._node)
+        return Transaction(begin.position, Origin(self._node, begin.position, begin.commit_time, self._seen), via=self._node)
+
+    def _remove(self, relation: Relation, row: Row) -> None:
+        """Take a row of streamer.removal for the delete that it stands for."""
+        change = _read_removal(relation, row)
+        if self._interest.selects(change[1].table):
+            self._changes.append(change)
+            self._size += CHANGE_BYTES
+
+    def _note(self, origin: Origin) -> None:
+        """Remember that our node has applied the transaction. Transactions share the mapping, so it is replaced, not changed."""
+        known = self._seen.get(origin.node)
+        if origin.node != self._node and (known is None or origin.commit_time > known):
+            self._seen = {**self._seen, origin.node: origin.commit_time}
 
     def _tagged(self, change: Change, begin: Begin) -> Transaction | None:
         """The transaction as its tag describes it; None if the first change is no tag."""
         _, relation, _, new = change
         if relation.table not in TAGS or new is None:
             return None
+        heard = self._interest.heard
+        self._hears = heard is None or dict(zip(relation.names, new, strict=True)).get("sync") in heard
         return _read_tag(relation, new, begin)
 
     def _cut(self, end: LSN | None) -> Piece:
@@ -153,13 +214,16 @@ class Assembler:
             raise DecodeError(f"a transaction ends at {end} that never began")
         if self._transaction is None:
             self._transaction = self._local(self._begin)
+        if self._transaction.via != self._node and self._hears:
+            self._note(self._transaction.origin)
         piece = self._cut(end)
         self._begin = self._transaction = None
+        self.passing = False
         return piece
 
 
 def _read_tag(relation: Relation, row: Row, begin: Begin) -> Transaction:
-    """The transaction that a row of streamer.progress tags.
+    """The transaction that a row of streamer.progress or streamer.copy tags.
 
     https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-OUTPUT
     """
@@ -167,10 +231,34 @@ def _read_tag(relation: Relation, row: Row, begin: Begin) -> Transaction:
     tag = [values.get(name) for name in ("origin", "source", "origin_position", "origin_time")]
     try:
         origin, via, position, time = (value for value in tag if isinstance(value, str))
-        origin_position, commit_time = LSN.parse(position), datetime.fromisoformat(time)
+        seen = _read_seen(values.get("seen"))
+        return Transaction(begin.position, Origin(origin, LSN.parse(position), datetime.fromisoformat(time), seen), via)
     except ValueError as error:
-        raise DecodeError(
-            f"the row of {relation} that tags the transaction at {begin.position} cannot be read: {error}",
-            "install the same version of streamer on every node, then: streamer setup",
-        ) from error
-    return Transaction(begin.position, Origin(origin, origin_position, commit_time), via)
+        raise _unreadable(relation, begin.position, error) from error
+
+
+def _read_seen(text: object) -> Mapping[str, datetime]:
+    """What the origin had seen: a JSON object of node and time. A record of a copied table has none."""
+    if not isinstance(text, str) or text == "{}":
+        return NOTHING_SEEN
+    return {node: datetime.fromisoformat(time) for node, time in orjson.loads(text).items()}
+
+
+def _read_removal(relation: Relation, row: Row) -> Change:
+    """The delete that a row of streamer.removal stands for; its relation has the key's columns only."""
+    values = dict(zip(relation.names, row, strict=True))
+    try:
+        schema, name, key = (v for v in map(values.get, ("schema_name", "table_name", "key")) if isinstance(v, str))
+        columns: dict[str, str] = orjson.loads(key)
+    except ValueError as error:
+        raise _unreadable(relation, None, error) from error
+    removed = Relation(TableName(schema, name), tuple(Column(c, 0, identity=True) for c in columns), Identity.DEFAULT)
+    return (Kind.DELETE, removed, tuple(columns.values()), None)
+
+
+def _unreadable(relation: Relation, position: LSN | None, error: Exception) -> DecodeError:
+    where = "" if position is None else f" of the transaction at {position}"
+    return DecodeError(
+        f"the row of {relation}{where} cannot be read: {error}",
+        "install the same version of streamer on every node, then: streamer setup",
+    )

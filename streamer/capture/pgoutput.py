@@ -40,6 +40,7 @@ _ATTRIBUTE: Final = struct.Struct(">Ii")  # type oid, typmod
 
 # kinds of messages
 _B, _C, _D, _I, _R, _T, _U = b"BCDIRTU"
+_ROWS: Final = frozenset((_D, _I, _T, _U))
 _IGNORED: Final = frozenset(b"OYM")  # origin, type, and logical message
 # kinds of rows in a message
 _KEY, _OLD, _NEW = b"KON"
@@ -91,6 +92,10 @@ class PgoutputDecoder:
             return self._without_generated(change) if self._narrowed else change
         except (struct.error, LookupError, ValueError, OverflowError) as error:
             raise self._broken(data, error) from error
+
+    def is_row(self, payload: bytes) -> bool:
+        """Whether the payload is a change, which nothing that follows depends on."""
+        return payload[0] in _ROWS
 
     def _control(self, kind: int, data: bytes) -> Message:
         if kind == _B:

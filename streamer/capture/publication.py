@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
-from streamer.capture.assemble import TAGS
+from streamer.capture.assemble import OWN_TABLES
 from streamer.capture.catalog import SourceTable, read_tables
 from streamer.model import Identity, TableName
 from streamer.session import Connection, version
@@ -58,7 +58,7 @@ def wanted(connection: Connection, slot: str, tables: Sequence[SourceTable]) -> 
     """Return the stream's publications for these tables."""
     number = version(connection)
     only_inserts = insert_only(connection, tables, "pgoutput")
-    main = {*TAGS, *_publishable(number, (t for t in tables if t.table not in only_inserts))}
+    main = {*OWN_TABLES, *_publishable(number, (t for t in tables if t.table not in only_inserts))}
     inserts = set(_publishable(number, (t for t in tables if t.table in only_inserts)))
     truncate = ", truncate" if number >= TRUNCATES else ""
     options = [("publish_via_partition_root", "true")] if number >= VIA_ROOT else []
@@ -166,5 +166,5 @@ def _listed(tables: Iterable[TableName]) -> sql.Composable:
 
 
 def _counted(tables: frozenset[TableName]) -> str:
-    number = len(tables - TAGS)
+    number = len(tables - OWN_TABLES)
     return f"{number} table{'' if number == 1 else 's'}"

@@ -17,7 +17,7 @@ from typing import Final, Protocol, TypeVar
 import psycopg
 
 from streamer.capture import publication
-from streamer.capture.assemble import Assembler, Message
+from streamer.capture.assemble import Assembler, Interest, Message
 from streamer.capture.catalog import SourceTable, generated_columns, read_tables
 from streamer.capture.diagnose import Diagnosis, SlotActive
 from streamer.capture.pgoutput import PgoutputDecoder
@@ -35,6 +35,9 @@ READ_LIMIT: Final = 1 << 20
 """Bytes decoded before the stream gets a turn: small enough that writers start early and the server is answered in time."""
 
 
+ECHO_SECONDS: Final = 0.01
+"""How long to let what comes gather while nothing comes but what streamer itself has written there: each such transaction by itself
+would wake the server and us, at several times the cost."""
 LOOK_SECONDS: Final = 5.0
 """How often the source is asked whether the stream still carries every table."""
 CONFIRM_SECONDS: Final = 2.0
@@ -54,6 +57,9 @@ class Decoder(Protocol):
     """Turns one payload of an output plugin into one message. Raises DecodeError."""
 
     def decode(self, payload: bytes) -> Message: ...
+
+    def is_row(self, payload: bytes) -> bool:
+        """Whether the payload is a change that may be passed over without being decoded."""
 
 
 def choose_plugin(capture: str, server: int) -> tuple[str, str]:
@@ -75,9 +81,12 @@ class SlotReader:
         self._look = look
         self._look_at = time.monotonic() + LOOK_SECONDS
         self._seen = LSN(0)
+        self._only_echo = False
 
     def read(self, timeout: float) -> list[Piece | Idle]:
         """Return what has come, waiting up to `timeout` seconds if nothing has."""
+        if self._only_echo:
+            time.sleep(ECHO_SECONDS)
         items = self._decode()
         if not items:
             self._stream.wait(timeout)
@@ -86,13 +95,17 @@ class SlotReader:
 
     def _decode(self) -> list[Piece | Idle]:
         items: list[Piece | Idle] = []
-        decode, feed = self._decoder.decode, self._assembler.feed
+        assembler, passed = self._assembler, 0
+        decode, is_row, feed = self._decoder.decode, self._decoder.is_row, assembler.feed
         for frame in self._stream.frames(READ_LIMIT):
             if isinstance(frame, Keepalive):
                 if not self._assembler.open:
                     items.append(Idle(frame.position, frame.reply))
+            elif assembler.passing and is_row(frame):
+                passed += 1
             elif (piece := feed(decode(frame), len(frame))) is not None:
                 items.append(piece)
+        self._only_echo = passed > 0 and not any(isinstance(item, Piece) and item.changes for item in items)
         return items
 
     def confirm(self, position: LSN) -> None:
@@ -113,14 +126,15 @@ class SlotReader:
 
 
 class SlotSource:
-    """Implements ports.Source for one sync on one node. `selects` says which tables the sync takes."""
+    """Implements ports.Source for one sync on one node, and what its edges want of it."""
 
-    def __init__(self, name: str, node: Node, sync: str, slot: str, selects: Callable[[TableName], bool]) -> None:
+    def __init__(self, name: str, node: Node, sync: str, slot: str, interest: Interest) -> None:
         self._node = name
         self._url = node.url
         self._capture = node.capture
         self._slot = slot
-        self._selects = selects
+        self._interest = interest
+        self._selects = interest.selects
         self._diagnosis = Diagnosis(name, sync, slot)
         self._application = f"streamer {sync} {name}"
         #: the tables that the stream has carried since the daemon started
@@ -196,7 +210,7 @@ class SlotSource:
         with self._connection() as connection:
             stream, decoder, envelope = self._open(connection, position)
             try:
-                yield SlotReader(stream, decoder, Assembler(self._node, envelope), partial(self._look, connection))
+                yield SlotReader(stream, decoder, Assembler(self._node, envelope, self._interest), partial(self._look, connection))
             finally:
                 stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
 

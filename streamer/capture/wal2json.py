@@ -36,6 +36,8 @@ deleted it or gave it another key, is on its way."""
 ENVELOPE_BYTES: Final = 50
 """About what a payload spends on a column besides its value: its name, its type's oid, punctuation (see Assembler)."""
 
+_ROWS: Final = tuple(b'{"action":"%c"' % kind for kind in b"IUDT")
+
 _EXACT: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 _INSERT, _UPDATE, _DELETE = Kind.INSERT, Kind.UPDATE, Kind.DELETE
 
@@ -117,6 +119,10 @@ class Wal2jsonDecoder:
                 return self._message(_exactly(data))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _broken(data, error) from error
+
+    def is_row(self, payload: bytes) -> bool:
+        """Whether the payload is a change, which nothing that follows depends on."""
+        return payload.startswith(_ROWS)
 
     def _message(self, message: dict[str, Any]) -> Message:
         action = message["action"]

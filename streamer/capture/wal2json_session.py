@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from streamer.capture.assemble import TAGS
+from streamer.capture.assemble import OWN_TABLES
 from streamer.capture.catalog import SourceTable, read_tables
 from streamer.capture.layout import CatalogTable
 from streamer.capture.wal2json import Wal2jsonDecoder, options
@@ -23,10 +23,10 @@ class Wal2jsonSession:
 
     def __init__(self, connection: Connection, tables: Sequence[SourceTable], *, numbers_are_strings: bool) -> None:
         self._connection = connection
-        self._tops = {t.table for t in tables} | TAGS
+        self._tops = {t.table for t in tables} | OWN_TABLES
         #: new partitions are known by their schema only
         schemas = {leaf.schema for t in tables if t.partitioned for leaf in (*t.leaves, t.table)}
-        names = [name for name in (*TAGS, *_by_name(tables)) if name.schema not in schemas]
+        names = [name for name in (*OWN_TABLES, *_by_name(tables)) if name.schema not in schemas]
         self.options = options(names, schemas=sorted(schemas), numbers_are_strings=numbers_are_strings)
         self.decoder = Wal2jsonDecoder(
             self._look_up, self._reread, numbers_are_strings=numbers_are_strings, encoding=_encoding(connection)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from streamer.capture.assemble import PIECE_BYTES, Assembler, Begin, Commit, Message
+from streamer.capture.assemble import PIECE_BYTES, Assembler, Begin, Commit, Interest, Message
 from streamer.capture.layout import CatalogTable
 from streamer.capture.pgoutput import PgoutputDecoder
 from streamer.capture.wal2json import ENVELOPE_BYTES, Wal2jsonDecoder
@@ -37,6 +37,7 @@ TAG = {
     "origin_position": "16/B374D848",
     "origin_time": "2026-11-21 02:33:35.123456+00",
     "updated": "2026-11-21 02:33:36+00",
+    "seen": "{}",
 }
 TAGGED = Origin("c", LSN.parse("16/B374D848"), datetime(2026, 11, 21, 2, 33, 35, 123456, UTC))
 
@@ -125,13 +126,50 @@ def test_each_transaction_is_looked_at_anew() -> None:
     "change", [tag(origin=None), tag(origin_position="here"), tag(origin_time="infinity"), tag(source=UNCHANGED)]
 )
 def test_a_tag_that_cannot_be_read_is_an_error(change: Change) -> None:
-    with pytest.raises(DecodeError, match=r'"streamer\.progress" that tags the transaction at 0/64'):
+    with pytest.raises(DecodeError, match=r'"streamer\.progress" of the transaction at 0/64'):
         fed([BEGIN, change])
 
 
 def test_a_tag_without_the_columns_is_an_error() -> None:
     with pytest.raises(DecodeError, match="same version of streamer"):
         fed([BEGIN, insert(relation("streamer.progress", "sync"), "shop")])
+
+
+def test_what_our_node_had_seen_of_others_is_known_from_the_tags_before() -> None:
+    def local(position: int) -> list[Message]:
+        return [Begin(LSN(position), NOON), insert(T, "1"), Commit(LSN(position + 8))]
+
+    def applied(position: int, **changed: Value) -> list[Message]:
+        return [Begin(LSN(position), NOON), tag(**changed), insert(T, "2"), Commit(LSN(position + 8))]
+
+    times = ["2026-11-21 02:00:00+00", "2026-11-21 01:00:00+00", "2026-11-21 03:00:00+00"]
+    pieces = fed([*local(10), *applied(20, origin_time=times[0]), *local(30), *applied(40, origin_time=times[1]), *local(50)])
+    seen = [piece.transaction.origin.seen for piece in pieces if piece.transaction.via == "a"]
+    assert seen == [{}, {"c": datetime.fromisoformat(times[0])}, {"c": datetime.fromisoformat(times[0])}]
+
+
+def test_a_forwarded_transaction_brings_what_its_origin_had_seen() -> None:
+    seen = '{"d":"2026-11-21T02:00:00+00:00"}'
+    (piece,) = fed([BEGIN, tag(seen=seen), insert(T, "1"), COMMIT])
+    assert piece.transaction.origin.seen == {"d": datetime(2026, 11, 21, 2, tzinfo=UTC)}
+
+
+def test_a_removed_key_becomes_a_delete_of_its_table() -> None:
+    removal = relation("streamer.removal", "id", "schema_name", "table_name", "key")
+    (piece,) = fed([BEGIN, insert(removal, "7", "public", "t", '{"id":"5","part":"x"}'), COMMIT])
+    ((kind, removed, old, new),) = piece.changes
+    assert (kind, old, new) == (Kind.DELETE, ("5", "x"), None)
+    assert (removed.table, removed.names) == (TableName("public", "t"), ("id", "part"))
+    assert piece.transaction.via == "a"
+
+
+def test_the_rows_of_a_transaction_that_no_edge_wants_need_not_be_decoded() -> None:
+    assembler = Assembler("a", interest=Interest(carries=lambda transaction: transaction.via != "b"))
+    passing = []
+    for message in (BEGIN, tag(), COMMIT, Begin(LSN(200), NOON), insert(T, "1"), Commit(LSN(208))):
+        assembler.feed(message, 100)
+        passing.append(assembler.passing)
+    assert passing == [False, True, False, False, False, False]
 
 
 def test_a_large_transaction_leaves_in_pieces_of_one_transaction() -> None:

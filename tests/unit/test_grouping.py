@@ -44,8 +44,16 @@ def test_an_unfinished_transaction_leaves_its_group_incomplete_just_past_the_com
 
 
 def test_an_idle_group_only_moves_progress() -> None:
-    group = idle_group("a", LSN(99), NOW)
-    assert (list(group.changes), group.position, group.complete, group.transactions) == ([], LSN(99), True, 0)
+    last = Origin("a", LSN(5), NOW)
+    group = idle_group(last, LSN(99))
+    assert (group.origin, list(group.changes), group.position, group.complete, group.transactions) == (last, [], LSN(99), True, 0)
+
+
+def test_transactions_are_kept_apart_where_the_sink_wants_each_by_itself() -> None:
+    begun = piece(20, "2", whole=False)
+    rest = piece(20, "3", transaction=begun.transaction)
+    made = list(groups([piece(10, "1"), begun, rest, piece(30, "4")], merge=False))
+    assert [[c[3] for c in group.changes] for group in made] == [[("1",)], [("2",), ("3",)], [("4",)]]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=20))

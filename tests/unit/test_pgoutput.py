@@ -70,6 +70,10 @@ def test_begin_and_commit_carry_position_time_and_end() -> None:
     assert PgoutputDecoder().decode(commit) == Commit(LSN(0x1948518))
 
 
+def test_rows_are_told_from_what_must_be_decoded_by_their_first_byte() -> None:
+    assert [PgoutputDecoder().is_row(kind) for kind in (b"I", b"U", b"D", b"T", b"B", b"C", b"R", b"O")] == [True] * 4 + [False] * 4
+
+
 def test_a_relation_message_describes_name_identity_and_columns() -> None:
     _, described, *_ = change(message("I", b"N", row("1", None, "x")))
     assert described.table == TableName("public", "t")

@@ -51,6 +51,13 @@ def test_logical_messages_are_passed_over() -> None:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
+def test_rows_are_told_from_what_must_be_decoded_by_their_beginning() -> None:
+    decoder = Catalog().decoder()
+    rows = [change_json("I", ROW), change_json("U", ROW, KEY), change_json("D", None, KEY), change_json("T")]
+    others = [b'{"action":"B","xid":1}', b'{"action":"C","xid":1}']
+    assert [decoder.is_row(payload) for payload in (*rows, *others)] == [True] * 4 + [False] * 2
+
+
 def test_an_insert_gives_the_new_row() -> None:
     assert change(change_json("I", ROW), Catalog(PLAIN).decoder()) == (
         Kind.INSERT,
