@@ -17,6 +17,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from streamer import conflict_config
+from streamer.conflict_config import Fallback, KeyProblem, Policy, TableRules, TableSettings
 from streamer.errors import ConfigError
 from streamer.model import TableName
 
@@ -102,6 +104,18 @@ class Http(_Model):
         return host.strip("[]"), int(port)
 
 
+_CONFLICT_KEYS: Final = (
+    "conflict",
+    "conflict_timeout",
+    "conflict_fallback",
+    "conflict_days",
+    "tombstone_days",
+    "max_clock_skew",
+    "table",
+)
+"""Keys of a sync that mean something only with several sources."""
+
+
 class Sync(_Model):
     """`[syncs.NAME]`: a replication of a set of tables between nodes."""
 
@@ -119,6 +133,20 @@ class Sync(_Model):
     copy_jobs: int = Field(default=2, ge=1, le=64, strict=True)
     #: only "continuous" exists in this version
     run: Literal["continuous"] = "continuous"
+    #: who wins a conflict between sources
+    conflict: Policy = "latest"
+    #: seconds that a python: function may take
+    conflict_timeout: float = Field(default=5.0, gt=0, allow_inf_nan=False, strict=True)
+    #: what holds if the function fails
+    conflict_fallback: Fallback = "stop"
+    #: days for which resolved conflicts are kept
+    conflict_days: int = Field(default=30, ge=1, le=36_500, strict=True)
+    #: days for which deleted keys are kept
+    tombstone_days: int = Field(default=7, ge=1, le=36_500, strict=True)
+    #: seconds by which the clock of another source may be ahead
+    max_clock_skew: float = Field(default=5.0, gt=0, allow_inf_nan=False, strict=True)
+    #: what holds for single tables, by schema.table
+    table: dict[str, TableSettings] = {}
 
     @field_validator("tables", "exclude")
     @classmethod
@@ -136,6 +164,37 @@ class Sync(_Model):
             raise ValueError("there is nothing to replicate to: add a target or a second source")
         return self
 
+    @field_validator("table")
+    @classmethod
+    def _whole_names(cls, tables: dict[str, TableSettings]) -> dict[str, TableSettings]:
+        return conflict_config.qualified(tables)
+
+    @model_validator(mode="after")
+    def _conflicts(self) -> Self:
+        if not self.multi_master:
+            for key in _CONFLICT_KEYS:
+                if key in self.model_fields_set:
+                    raise KeyProblem([key], conflict_config.ONE_SOURCE)
+            return self
+        if self.copy_rows == "always":
+            raise KeyProblem(
+                ["copy"], 'must be "if-empty" or "never" with several sources: "always" replaces rows that others made'
+            )
+        for name in self.table:
+            if not self.selects(conflict_config.table_name(name)):
+                raise KeyProblem(["table", name], "is not a table of the sync; check its spelling against tables and exclude")
+        conflict_config.check_policies(self.sources, self.conflict, self.table)
+        return self
+
+    @property
+    def multi_master(self) -> bool:
+        """Whether several sources write the same rows, so that there are conflicts to resolve."""
+        return len(self.sources) > 1
+
+    def rules_for(self, table: TableName) -> TableRules:
+        """How conflicts in this table are resolved."""
+        return conflict_config.rules(self.conflict, self.table.get(str(table)))
+
     def selects(self, table: TableName) -> bool:
         """Whether the patterns choose this table. Globs are those of the shell, case counts, streamer's own never match."""
         name = str(table)
@@ -146,7 +205,7 @@ class Sync(_Model):
         )
 
     def targets_of(self, source: str) -> tuple[str, ...]:
-        """The nodes that receive what `source` captures."""
+        """The nodes of the sync but the source; not each of them need have an edge from it (`Config.targets`)."""
         return tuple(n for n in self.sources + self.targets if n != source)
 
 
@@ -184,8 +243,21 @@ class Config(_Model):
         """Every (sync, source, target)."""
         for name, sync in self.syncs.items():
             for source in sync.sources:
-                for target in sync.targets_of(source):
+                for target in self.targets(name, source):
                     yield name, source, target
+
+    def feeders(self, sync: str, target: str) -> tuple[str, ...]:
+        """The sources of a sync that have an edge to `target`.
+
+        Only PostgreSQL targets resolve conflicts; another one hears of all that several sources did from the first of them.
+        """
+        others = tuple(source for source in self.syncs[sync].sources if source != target)
+        resolves = self.nodes[target].kind in SOURCE_KINDS or not self.syncs[sync].multi_master
+        return others if resolves else others[:1]
+
+    def targets(self, sync: str, source: str) -> tuple[str, ...]:
+        """The nodes to which `source` has an edge in a sync."""
+        return tuple(node for node in self.syncs[sync].targets_of(source) if source in self.feeders(sync, node))
 
 
 def slot_name(sync: str, source: str) -> str:
@@ -263,7 +335,10 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_input=False)
     # a mistyped key may be missing as well
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(part for part in problem["loc"] if isinstance(part, str) and part != "[key]")
+    cause = problem.get("ctx", {}).get("error")
+    location = (*problem["loc"], *(cause.key if isinstance(cause, KeyProblem) else ()))
+    parts = [part for part in location if isinstance(part, str) and part != "[key]"]
+    key = ".".join(f'"{part}"' if "." in part or not part else part for part in parts)
     if problem["type"] == "extra_forbidden":
         return f'unknown key "{key}"{_nearest(str(problem["loc"][-1]), _known_keys(problem["loc"]))}'
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
@@ -273,8 +348,10 @@ def _first_problem(error: ValidationError) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """The keys that could stand beside an unknown one."""
-    models: dict[str, type[_Model]] = {"nodes": Node, "syncs": Sync, "http": Http}
+    models: dict[str, type[BaseModel]] = {"nodes": Node, "syncs": Sync, "http": Http}
     model = models[str(location[0])] if len(location) > 1 else Config
+    if location[2:3] == ("table",) and len(location) == 5:
+        model = TableSettings
     return [f.alias or name for name, f in model.model_fields.items()]
 
 

@@ -41,7 +41,7 @@ class _Topology:
     """The edges by source, and which syncs may carry the same row."""
 
     def __init__(self, config: Config) -> None:
-        self._syncs = config.syncs
+        self._feeders = {(sync, target): config.feeders(sync, target) for sync, _, target in config.edges()}
         self._edges: defaultdict[str, list[EdgeName]] = defaultdict(list)
         for sync, source, target in config.edges():
             self._edges[source].append(EdgeName(sync, source, target))
@@ -66,8 +66,8 @@ class _Topology:
         """The path, longer by each edge that the forwarding rule lets the transaction take next."""
         here, via = (path[-1].target, path[-1].source) if path else (origin, origin)
         for edge in self._edges[here]:
-            sources = self._syncs[edge.sync].sources
-            if forwards(source=here, target=edge.target, origin=origin, via=via, sync_sources=sources):
+            feeders = self._feeders[edge.sync, edge.target]
+            if forwards(source=here, target=edge.target, origin=origin, via=via, feeders=feeders):
                 longer = (*path, edge)
                 if self._share_rows(longer):
                     yield longer

@@ -41,6 +41,26 @@ tables = ["public.*"]
 # copy_jobs = 2
 # When it runs; "continuous" is the only choice so far.
 # run = "continuous"
+# The following keys are for two or more sources. Who wins when they change the same row at the same time: latest, apply, keep,
+# error, "python:package.module:function", or a list of all sources, the strongest first.
+# conflict = "latest"
+# Seconds that the function may take, and what holds if it fails: stop, latest, apply or keep.
+# conflict_timeout = 5.0
+# conflict_fallback = "stop"
+# Days for which resolved conflicts are kept, and for which deleted keys are.
+# conflict_days = 30
+# tombstone_days = 7
+# Seconds by which the clock of another source may be ahead.
+# max_clock_skew = 5.0
+
+# What holds for a single table, with two or more sources.
+# [syncs.shop.table."public.accounts"]
+# Instead of the policy of the sync.
+# conflict = "latest"
+# Columns to which the differences of all sources are added, and those of which the greater or the lesser value stays.
+# delta = []
+# max = []
+# min = []
 
 # Where the running daemon answers `streamer status` and Prometheus (/metrics); this machine only.
 [http]

@@ -74,7 +74,7 @@ class _Stream:
     def listed(self, problems: list[StreamerError]) -> list[Listed]:
         """All tables, with what will happen to them; targets that cannot be asked are added to `problems`."""
         found = [self._table(t) for t in self._tables]
-        for target in self._settings.targets_of(self._source):
+        for target in self._config.targets(self._sync, self._source):
             try:
                 plans = list(self._plans(EdgeName(self._sync, self._source, target)))
             except StreamerError as problem:

@@ -11,24 +11,26 @@ from streamer.router import Route, forwards
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "origin", "via", "sync_sources", "carried"),
+    ("source", "target", "origin", "via", "feeders", "carried"),
     [
         pytest.param("a", "b", "a", "a", "a", True, id="made on the only source"),
-        pytest.param("a", "b", "a", "a", "ab", True, id="made on the source that is read, of several"),
-        pytest.param("b", "a", "a", "a", "ab", False, id="back to where it was made"),
-        pytest.param("b", "c", "a", "a", "abc", False, id="in a mesh, where the target hears of it from its origin"),
+        pytest.param("a", "d", "a", "a", "ab", True, id="made on the source that is read, of several"),
+        pytest.param("b", "a", "a", "a", "b", False, id="back to where it was made"),
+        pytest.param("b", "c", "a", "a", "ab", False, id="in a mesh, where the target hears of it from its origin"),
         pytest.param("b", "d", "a", "a", "abc", False, id="in a mesh, to a target that hears of it from its origin"),
-        pytest.param("b", "c", "f", "a", "abc", False, id="in a mesh, where the target hears of it from where it came in"),
-        pytest.param("a", "c", "f", "f", "abc", True, id="into a mesh, from the node where it comes in"),
+        pytest.param("b", "c", "f", "a", "ab", False, id="in a mesh, where the target hears of it from where it came in"),
+        pytest.param("a", "c", "f", "f", "ab", True, id="into a mesh, from the node where it comes in"),
+        pytest.param("a", "s", "b", "b", "a", True, id="in a mesh, to a target that has this feeder only"),
+        pytest.param("a", "s", "f", "b", "a", True, id="into a mesh elsewhere, to a target that has this feeder only"),
         pytest.param("b", "c", "a", "a", "b", True, id="handed on by a node in two syncs"),
-        pytest.param("h", "b", "a", "a", "hb", True, id="handed on by a hub"),
-        pytest.param("c", "b", "a", "b", "bc", False, id="back to who handed it on"),
+        pytest.param("h", "b", "a", "a", "h", True, id="handed on by a hub"),
+        pytest.param("c", "b", "a", "b", "c", False, id="back to who handed it on"),
         pytest.param("c", "a", "a", "b", "c", False, id="round a ring back to where it was made"),
         pytest.param("c", "d", "a", "b", "c", True, id="handed on a second time"),
     ],
 )
-def test_forwarding_rule(source: str, target: str, origin: str, via: str, sync_sources: str, carried: bool) -> None:
-    assert forwards(source=source, target=target, origin=origin, via=via, sync_sources=frozenset(sync_sources)) is carried
+def test_forwarding_rule(source: str, target: str, origin: str, via: str, feeders: str, carried: bool) -> None:
+    assert forwards(source=source, target=target, origin=origin, via=via, feeders=frozenset(feeders)) is carried
 
 
 def transaction(origin: str, via: str, position: int = 1) -> Transaction:

@@ -1,0 +1,138 @@
+"""What streamer.toml says about conflicts: the policies, the rules of single tables, and what makes no sense of them.
+
+A policy is a word, `python:package.module:function`, or the list of all sources, first the one that wins. Whether the function
+exists is not looked at here: that depends on the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, PlainValidator
+
+from streamer.model import TableName
+
+POLICIES: Final = ("latest", "apply", "keep", "error")
+ONE_SOURCE: Final = "makes no sense with one source: there is nothing to resolve, the source wins; remove it, or add a source"
+
+_FUNCTION: Final = re.compile(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_WILDCARDS: Final = re.compile(r"[*?\[]")
+
+
+class KeyProblem(ValueError):
+    """What is wrong with a key below the table that is being validated; `key` is relative to it."""
+
+    def __init__(self, key: Sequence[str], message: str) -> None:
+        self.key = tuple(key)
+        super().__init__(message)
+
+
+def read_policy(value: object) -> str | tuple[str, ...]:
+    """Return a policy as it stands in the file, a list as a tuple. Raises ValueError."""
+    if isinstance(value, str) and (value in POLICIES or _FUNCTION.fullmatch(value)):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    words = ", ".join(f'"{word}"' for word in POLICIES)
+    raise ValueError(f'must be {words}, "python:package.module:function", or a list of all sources, like ["a", "b"]')
+
+
+Policy: TypeAlias = Annotated[str | tuple[str, ...], PlainValidator(read_policy)]
+Fallback: TypeAlias = Literal["stop", "latest", "apply", "keep"]
+
+
+class TableSettings(BaseModel):
+    """`[syncs.NAME.table."SCHEMA.TABLE"]`: what holds for one table of a sync."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: instead of the sync's
+    conflict: Policy | None = None
+    #: columns to which differences are added
+    delta: tuple[str, ...] = ()
+    #: columns of which the greater value stays
+    max: tuple[str, ...] = ()
+    #: columns of which the lesser value stays
+    min: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableRules:
+    """How conflicts in one table are resolved."""
+
+    #: one of POLICIES, "python:package.module:function", or the sources, the strongest first
+    conflict: str | tuple[str, ...]
+    delta: frozenset[str] = frozenset()
+    max: frozenset[str] = frozenset()
+    min: frozenset[str] = frozenset()
+
+    @property
+    def merged(self) -> frozenset[str]:
+        """The columns that are merged, whoever wins."""
+        return self.delta | self.max | self.min
+
+
+def rules(policy: str | tuple[str, ...], settings: TableSettings | None) -> TableRules:
+    """Return the rules of a table in a sync with this policy."""
+    if settings is None:
+        return TableRules(policy)
+    own = policy if settings.conflict is None else settings.conflict
+    return TableRules(own, frozenset(settings.delta), frozenset(settings.max), frozenset(settings.min))
+
+
+def qualified(tables: Mapping[str, TableSettings]) -> dict[str, TableSettings]:
+    """Return the tables by their whole names. Raises KeyProblem."""
+    found: dict[str, TableSettings] = {}
+    for name, settings in tables.items():
+        whole = name if "." in name else f"public.{name}"
+        if not all(whole.partition(".")):
+            raise KeyProblem([name], "is not the name of a table; write SCHEMA.TABLE")
+        if _WILDCARDS.search(name):
+            raise KeyProblem([name], "is a pattern; name each table by itself, as SCHEMA.TABLE")
+        if whole in found:
+            raise KeyProblem([name], f'is table "{whole}" a second time; put all of its keys into one')
+        found[whole] = settings
+    return found
+
+
+def table_name(whole: str) -> TableName:
+    """Return the table that a qualified key names."""
+    schema, _, name = whole.partition(".")
+    return TableName(schema, name)
+
+
+def check_policies(sources: Sequence[str], policy: str | tuple[str, ...], tables: Mapping[str, TableSettings]) -> None:
+    """Raise KeyProblem for a list that is not the sources, each once, or a column that is merged in two ways."""
+    _check_list(["conflict"], policy, sources)
+    for name, settings in tables.items():
+        if settings.conflict is not None:
+            _check_list(["table", name, "conflict"], settings.conflict, sources)
+        for key, column in _twice_merged(settings):
+            raise KeyProblem(["table", name, key], f'column "{column}" is named twice; name it once, in one of delta, max and min')
+
+
+def _check_list(key: Sequence[str], policy: str | tuple[str, ...], sources: Sequence[str]) -> None:
+    if isinstance(policy, str):
+        return
+    remedy = f"name each source once, the strongest first: {', '.join(sources)}"
+    if strangers := [name for name in policy if name not in sources]:
+        raise KeyProblem(key, f'"{strangers[0]}" is not a source of the sync; {remedy}')
+    if twice := _repeated(policy):
+        raise KeyProblem(key, f'"{twice[0]}" is named twice; {remedy}')
+    if missing := [name for name in sources if name not in policy]:
+        raise KeyProblem(key, f'source "{missing[0]}" is missing; {remedy}')
+
+
+def _twice_merged(settings: TableSettings) -> Iterator[tuple[str, str]]:
+    """Columns that are named more than once, with the last key that does."""
+    columns = [(key, column) for key in ("delta", "max", "min") for column in getattr(settings, key)]
+    for column in _repeated(column for _, column in columns):
+        yield next(key for key, named in reversed(columns) if named == column), column
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]
