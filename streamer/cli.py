@@ -26,6 +26,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+conflicts = typer.Typer(
+    help="Show conflicts between sources, and what became of them.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(conflicts, name="conflicts")
+
 ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The config file.")]
 SyncName = Annotated[str | None, typer.Option("--sync", metavar="NAME", help="Only this sync.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -99,11 +104,15 @@ def tables(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None, as_json: As
 
 
 @app.command()
-def setup(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
+def setup(
+    config: ConfigFile = DEFAULT_PATH,
+    sync: SyncName = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Alter your tables where a sync needs it.")] = False,
+) -> None:
     """Make everything that the syncs need on their nodes. Can be repeated."""
     from streamer.admin.setup import setup as set_up
 
-    set_up(_load(config), sync, _say)
+    set_up(_load(config), sync, _say, fix=fix)
 
 
 @app.command()
@@ -129,10 +138,43 @@ def status(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
     raise typer.Exit(verb.exit_code(lines))
 
 
+@conflicts.command("list")
+def list_conflicts(
+    config: ConfigFile = DEFAULT_PATH,
+    sync: SyncName = None,
+    node: Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only those resolved on this node.")] = None,
+    table: Annotated[str | None, typer.Option("--table", metavar="NAME", help="Only those in this table.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind, like update_missing.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only since then: 2h, 7d, or an ISO time.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List conflicts, the newest first."""
+    from streamer.admin import conflicts as verb
+
+    wanted = verb.make_filter(sync=sync, node=node, table=table, kind=kind, since=since, limit=limit)
+    found = verb.find(_load(config), wanted)
+    verb.print_list(found, as_json=as_json)
+    _report(found.problems)
+
+
+@conflicts.command("show")
+def show_conflict(
+    conflict: Annotated[str, typer.Argument(metavar="NODE:ID", help="As the list has it, for example a:12.")],
+    config: ConfigFile = DEFAULT_PATH,
+    as_json: AsJson = False,
+) -> None:
+    """Show both rows of a conflict, where they were made, and what became of it."""
+    from streamer.admin import conflicts as verb
+
+    verb.print_one(verb.get(_load(config), conflict), as_json=as_json)
+
+
 @app.command()
 def teardown(
     config: ConfigFile = DEFAULT_PATH,
     sync: SyncName = None,
+    node: Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only take this node out of its syncs.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     force: Annotated[bool, typer.Option("--force", help="End whoever reads a slot.")] = False,
 ) -> None:
@@ -145,12 +187,12 @@ def teardown(
         print("This will be removed:", *lines, sep="\n  ")
         return typer.confirm("Remove it?")
 
-    _report(tear_down(_load(config), sync, force=force, confirm=confirm, say=_say))
+    _report(tear_down(_load(config), sync, node=node, force=force, confirm=confirm, say=_say))
 
 
 @app.command()
 def demo(
-    seconds: Annotated[int, typer.Option("--seconds", min=1, help="How long pgbench runs.")] = 10,
+    seconds: Annotated[int, typer.Option("--seconds", min=1, help="How long pgbench runs.")] = 6,
     keep: Annotated[bool, typer.Option("--keep", help="Leave servers and files in place at the end.")] = False,
 ) -> None:
     """Show streamer at work on servers of its own."""

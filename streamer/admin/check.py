@@ -1,7 +1,7 @@
 """`streamer check`: look at everything that a run depends on, change nothing, and say what to do about what is found.
 
 Every node is asked once; a node that cannot be reached is a finding, and the others are looked at all the same. Verdicts are pure
-functions over what was read (check_server, check_tables, check_target, check_connection); here they are brought together.
+functions over what was read (check_server, check_tables, check_target, check_multi_master …); here they are brought together.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import psycopg
 
-from streamer.admin import sqlite_files
+from streamer.admin import check_multi_master, sqlite_files
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
+from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
 from streamer.admin.check_server import OLDEST_SOURCE, Needs, Server, judge_server, read_server
 from streamer.admin.check_tables import Capture, check_source_rights, judge_selection, judge_source_table
 from streamer.admin.check_target import judge_target_table, read_target_table
@@ -26,8 +27,9 @@ from streamer.capture.diagnose import Diagnosis
 from streamer.capture.slot import choose_plugin
 from streamer.config import Config, slot_name
 from streamer.errors import StreamerError
+from streamer.model import TableName
 from streamer.session import Connection, version
-from streamer.sinks.postgres import ORIGINS
+from streamer.sinks.postgres_session import ORIGINS
 
 WAL_STATUS: Final = 130000  # pg_replication_slots.wal_status: version 13
 
@@ -66,6 +68,8 @@ class _Check:
                 if source in self._servers and self._servers[source].version >= OLDEST_SOURCE:
                     with self._asking(source):
                         self._look_at_stream(sync, source)
+            if self._config.syncs[sync].multi_master:
+                self._look_at_masters(sync)
 
     @contextmanager
     def _asking(self, node: str) -> Iterator[None]:
@@ -99,7 +103,7 @@ class _Check:
             idle_streams=sum(not active.get(slot, False) for slot in slots),
             copies=any(s.copy_rows != "never" for s in syncs.values()),
             new_origins=self._missing_origins(node, connection),
-            multi_master=any(len(s.sources) > 1 for s in syncs.values()),
+            multi_master=any(s.multi_master and node in (*s.sources, *s.targets) for s in self._config.syncs.values()),
             plugins=frozenset({choose_plugin(self._config.nodes[node].capture, version(connection))[0]} if syncs else ()),
         )
 
@@ -145,7 +149,7 @@ class _Check:
         unpublished = {t.table for t in tables} - (published or set()) if plugin == "pgoutput" else set()
         self.findings += check_source_rights(connection, source, tables, unpublished)
         self.findings += self._judge_slot(sync, source, plugin, missing_publication=plugin == "pgoutput" and published is None)
-        for target in settings.targets_of(source):
+        for target in self._config.targets(sync, source):
             with self._asking(target):
                 self._look_at_target(target, tables)
 
@@ -198,3 +202,40 @@ class _Check:
             for table in tables:
                 found = read_target_table(self._connections[target], target, table)
                 self.findings += judge_target_table(target, table, found)
+
+    # -- several sources ---------------------------------------------------------------------------------------------------------
+
+    def _look_at_masters(self, sync: str) -> None:
+        settings = self._config.syncs[sync]
+        counters: dict[str, dict[ColumnName, Counter]] = {}
+        clocks: list[check_multi_master.Clock] = []
+        self.findings += check_multi_master.judge_functions(sync, settings)
+        for node in (*settings.sources, *settings.targets):
+            if node in self._servers:
+                with self._asking(node):
+                    clocks.append(check_multi_master.read_clock(node, self._connections[node]))
+                    tables = self._look_at_master_tables(sync, node)
+                    if node in settings.sources:
+                        counters[node] = read_counters(self._connections[node], tables)
+        self.findings += check_multi_master.judge_clocks(sync, settings, clocks)
+        self.findings += judge_counters(settings.sources, counters)
+
+    def _look_at_master_tables(self, sync: str, node: str) -> list[TableName]:
+        connection, settings, server = self._connections[node], self._config.syncs[sync], self._servers[node]
+        self.findings += check_multi_master.judge_commit_times(node, settings, connection)
+        without_triggers: list[TableName] = []
+        merged: list[TableName] = []
+        tables = read_tables(connection, settings.selects)
+        for table in tables:
+            rules = settings.rules_for(table.table)
+            facts = check_multi_master.read_master_table(connection, node, table, rules)
+            self.findings += check_multi_master.judge_master_table(sync, node, facts, rules, source=node in settings.sources)
+            if rules.merged:
+                merged.append(table.table)
+            if facts.key and facts.lacks_triggers:
+                without_triggers.append(table.table)
+        self.findings += check_multi_master.judge_triggers(node, without_triggers)
+        self.findings += check_multi_master.judge_replica_right(
+            node, server.role, may_be_replica=server.may_be_replica, merged=merged
+        )
+        return [table.table for table in tables]

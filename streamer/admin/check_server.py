@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Final
 
+from streamer.admin import installation
 from streamer.admin.findings import Finding, error, ok, warning
 from streamer.admin.nodes import LOGICAL
 from streamer.capture.diagnose import ALLOW_WAL2JSON
 from streamer.capture.publication import TRUNCATES
 from streamer.session import Connection, version
-from streamer.sinks.postgres import ORIGIN_REMEDY, ORIGINS
+from streamer.sinks.postgres_session import ORIGIN_REMEDY, ORIGINS
 from streamer.sinks.postgres_table import quote
 
 OLDEST_SOURCE: Final = 90400  # logical decoding
@@ -36,7 +36,6 @@ _SETTINGS: Final = (
     "max_replication_slots",
     "max_wal_senders",
     "max_active_replication_origins",
-    "track_commit_timestamp",
     "output_plugin_libraries",
 )
 
@@ -60,6 +59,8 @@ class Server:
     origins: int
     may_create: bool
     has_schema: bool
+    #: whether the schema streamer lacks what this version keeps in it
+    outdated: bool
     #: whether the tables of the schema streamer are ours to write
     may_use_schema: bool
     may_temp: bool
@@ -96,7 +97,7 @@ class Needs:
 def read_server(connection: Connection) -> Server:
     """Ask the server. Raises psycopg.Error."""
     number, ask = version(connection), partial(_ask, connection)
-    has_schema = bool(ask("SELECT to_regclass('streamer.progress') IS NOT NULL AND to_regclass('streamer.copy') IS NOT NULL"))
+    has_schema = installation.is_there(connection)
     superuser = bool(ask("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"))
     return Server(
         version=number,
@@ -115,6 +116,7 @@ def read_server(connection: Connection) -> Server:
         origins=_count(connection, "pg_replication_origin") if number >= ORIGINS else 0,
         may_create=bool(ask("SELECT has_database_privilege(current_database(), 'CREATE')")),
         has_schema=has_schema,
+        outdated=has_schema and not installation.is_complete(connection),
         may_use_schema=has_schema and _may_use_schema(connection),
         may_temp=bool(ask("SELECT has_database_privilege(current_database(), 'TEMP')")),
         may_be_replica=superuser
@@ -136,8 +138,19 @@ def _count(connection: Connection, view: str) -> int:
 def _may_use_schema(connection: Connection) -> bool:
     if not _ask(connection, "SELECT has_schema_privilege('streamer', 'USAGE')"):
         return False
-    rights = product(("progress", "copy"), ("SELECT", "INSERT", "UPDATE", "DELETE"))
-    return all(_ask(connection, f"SELECT has_table_privilege('streamer.{table}', '{right}')") for table, right in rights)
+    return not connection.execute(_DENIED_TABLES).fetchone() and not connection.execute(_DENIED_SEQUENCES).fetchone()
+
+
+_DENIED_TABLES: Final = """
+SELECT 1 FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r
+WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'streamer') AND c.relkind = 'r'
+  AND NOT has_table_privilege(c.oid, r)
+"""
+_DENIED_SEQUENCES: Final = """
+SELECT 1 FROM pg_class c
+WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'streamer')
+  AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END
+"""
 
 
 def _denied_functions(connection: Connection) -> Iterator[str]:
@@ -157,12 +170,6 @@ def judge_server(node: str, server: Server, needs: Needs) -> Iterator[Finding]:
         yield from _judge_source(what, server, needs)
     if needs.target:
         yield from _judge_target(what, server, needs)
-    if needs.multi_master and server.settings.get("track_commit_timestamp") != "on":
-        yield warning(
-            what,
-            "track_commit_timestamp is off: with several sources the later of two conflicting writes cannot be told",
-            "ALTER SYSTEM SET track_commit_timestamp = on, then restart that server",
-        )
 
 
 def _judge_schema(what: str, server: Server) -> Iterator[Finding]:
@@ -172,8 +179,11 @@ def _judge_schema(what: str, server: Server) -> Iterator[Finding]:
                 what,
                 f"role {server.role} may not use the schema streamer",
                 f"GRANT USAGE ON SCHEMA streamer TO {quote(server.role)}; "
-                f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA streamer TO {quote(server.role)}",
+                f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA streamer TO {quote(server.role)}; "
+                f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA streamer TO {quote(server.role)}",
             )
+        elif server.outdated:
+            yield error(what, "its schema streamer was made by an older version", "run: streamer setup")
     elif not server.may_create:
         yield error(
             what,
@@ -266,9 +276,10 @@ def _judge_target(what: str, server: Server, needs: Needs) -> Iterator[Finding]:
 
 def _judge_origins(what: str, server: Server, needs: Needs) -> Iterator[Finding]:
     if server.denied_functions:
+        instead = "; where a row comes from is kept in a table beside it, which takes longer" if needs.multi_master else ""
         yield warning(
             what,
-            f"role {server.role} may not use replication origins: rows will not carry the time of their original commit",
+            f"role {server.role} may not use replication origins: rows will not carry the time of their original commit{instead}",
             ORIGIN_REMEDY.format(role=quote(server.role)).partition("; and")[0],
         )
         return

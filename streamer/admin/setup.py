@@ -1,7 +1,8 @@
 """`streamer setup`: make everything that the syncs need on their nodes. What is there already is kept or brought into line.
 
-For each sync: the schema streamer on every node, missing tables on the targets, then on each source the publications, and last the
-slot. The trap: the order. A publication or table made after the slot does not exist for changes that the slot already keeps.
+For each sync: the schema streamer on every node, missing tables on the targets, with several sources triggers and replica
+identities, then on each source the publications, and last the slot. The trap: the order. A publication or table made after the slot
+does not exist for changes that the slot already keeps.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Final
 
 import psycopg
 
-from streamer import statements
+from streamer.admin import installation
 from streamer.admin.create_tables import create_missing
 from streamer.admin.nodes import Say, chosen_syncs, session
+from streamer.admin.setup_masters import carry_old_rows, keep_keys
 from streamer.capture import publication
 from streamer.capture.catalog import read_tables
 from streamer.capture.diagnose import Diagnosis
@@ -25,17 +27,21 @@ PATIENCE_SECONDS: Final = 60
 """How long a new slot may wait for transactions that were open when it was asked for."""
 
 
-def setup(config: Config, only: str | None, say: Say) -> None:
-    """Set up all syncs, or only one, telling each step. Raises StreamerError."""
+def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> None:
+    """Set up all syncs, or only one, telling each step; with `fix`, alter tables where a sync demands it. Raises StreamerError."""
     for sync in chosen_syncs(config, only):
         _require_tables(config, sync)
         settings = config.syncs[sync]
-        for node in (*settings.sources, *settings.targets):
-            if config.nodes[node].kind == "postgresql":
-                install(config, node, say)
+        servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
+        for node in servers:
+            install(config, node, say)
         for source in settings.sources:
-            for target in settings.targets_of(source):
+            for target in config.targets(sync, source):
                 create_missing(config, sync, source, target, say)
+        for source in settings.sources if settings.multi_master else ():
+            carry_old_rows(config, sync, source, fix=fix, say=say)
+        for node in servers:
+            keep_keys(config, node, say)
         for source in settings.sources:
             with session(config, source) as connection:
                 _Stream(connection, config, sync, source, say).prepare()
@@ -57,13 +63,7 @@ def _require_tables(config: Config, sync: str) -> None:
 def install(config: Config, node: str, say: Say) -> None:
     """Make what streamer keeps in a PostgreSQL database."""
     with session(config, node) as connection:
-        had = connection.execute(
-            "SELECT to_regclass('streamer.progress') IS NOT NULL AND to_regclass('streamer.copy') IS NOT NULL"
-        ).fetchone() == (True,)
-        if not had:  # also because CREATE SCHEMA IF NOT EXISTS needs the right to create even where it creates nothing
-            with connection.transaction():
-                connection.execute(statements.load("postgres/install.sql").encode())
-        say(f'{node}: {"kept" if had else "created"} schema "{OWN_SCHEMA}"')
+        say(f'{node}: {installation.install(connection)} schema "{OWN_SCHEMA}"')
 
 
 class _Stream:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from streamer import statements
 from streamer.config import Config
 from streamer.errors import SchemaError, TargetError
-from streamer.model import TableDefinition
+from streamer.model import EdgeName, TableDefinition
 from streamer.sinks.sqlite_ddl import create_table, differences, inspect, refuse_clashes, target_name
 
 BUSY_SECONDS: Final = 10.0
@@ -83,16 +83,25 @@ def lacks(config: Config, node: str, definitions: Sequence[TableDefinition]) -> 
     return [SchemaError(f'node "{node}": file "{path}" does not exist yet', "run: streamer setup")]
 
 
-def forget(config: Config, node: str, syncs: Sequence[str]) -> list[str]:
-    """Forget these syncs, and take streamer's own tables away with the last one; return what was removed. Raises TargetError."""
+def knows(config: Config, edge: EdgeName) -> bool:
+    """Return whether the file holds something of an edge that ends there. Raises TargetError."""
+    query = "SELECT 1 FROM streamer_progress WHERE sync = ? AND source = ? AND target = ?"
+    return has_ours(config, edge.target) and bool(read(config, edge.target, query, [edge.sync, edge.source, edge.target]))
+
+
+def forget(config: Config, node: str, syncs: Sequence[str], source: str | None = None) -> list[str]:
+    """Forget these syncs, and take streamer's own tables away with the last one; return what was removed.
+
+    With `source`, only forget what came from there. Raises TargetError.
+    """
     removed = []
     with _transaction(config, node) as connection:
         for sync in syncs:
-            where = "WHERE sync = ? AND target = ?"
-            connection.execute(f"DELETE FROM streamer_copy {where}", (sync, node))
-            if connection.execute(f"DELETE FROM streamer_progress {where}", (sync, node)).rowcount:
-                removed.append(f'progress of sync "{sync}"')
-        if not connection.execute("SELECT 1 FROM streamer_progress LIMIT 1").fetchone():
+            where = "WHERE sync = ? AND target = ? AND source = coalesce(?, source)"
+            connection.execute(f"DELETE FROM streamer_copy {where}", (sync, node, source))
+            if connection.execute(f"DELETE FROM streamer_progress {where}", (sync, node, source)).rowcount:
+                removed.append(f"progress of edge {EdgeName(sync, source, node)}" if source else f'progress of sync "{sync}"')
+        if source is None and not connection.execute("SELECT 1 FROM streamer_progress LIMIT 1").fetchone():
             for statement in _split(statements.load("sqlite/uninstall.sql")):
                 connection.execute(statement)
             removed.append("tables streamer_progress and streamer_copy")

@@ -1,7 +1,8 @@
 """`streamer teardown`: take away all that setup and run have made on the nodes, and nothing else; the user's tables stay.
 
 First everything is found and shown, then removed: slots, so that the sources keep no WAL, publications, replication origins,
-progress, and the schema streamer where no sync is left that uses it. A node that cannot be reached does not stop the others.
+progress, triggers, and the schema streamer where no sync is left that uses it. Or, of one node that leaves its syncs, all that is
+there and what the others have of it. A node that cannot be reached does not stop the others.
 
 The trap: a daemon that still runs would write on without progress. While a slot has a reader, teardown refuses, or ends it if
 told to.
@@ -9,128 +10,115 @@ told to.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
 
-import psycopg
-
-from streamer.admin import sqlite_files
+from streamer.admin import removals, sqlite_files
+from streamer.admin.leaving import Leaving, syncs_of, without
 from streamer.admin.nodes import Say, chosen_syncs, session
+from streamer.admin.removals import Removal
 from streamer.capture import publication
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import StreamerError, UsageError
 from streamer.model import EdgeName
 from streamer.session import Connection, version
-from streamer.sinks.postgres import ORIGINS
 from streamer.sinks.postgres_table import quote
-
-STOP: Final = "stop streamer run first, or end its sessions with: streamer teardown --force"
-READER_SECONDS: Final = 10.0
-"""How long a reader that was told to end may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """One thing that goes, and the statement that removes it."""
-
-    what: str
-    statement: str
-    parameters: tuple[Any, ...] = ()
-
 
 Plan = dict[str, list[Removal]]
 """What goes, by node."""
 
 
 def teardown(
-    config: Config, only: str | None, *, force: bool, confirm: Callable[[Sequence[str]], bool], say: Say
+    config: Config,
+    only: str | None,
+    *,
+    node: str | None = None,
+    force: bool,
+    confirm: Callable[[Sequence[str]], bool],
+    say: Say,
 ) -> list[StreamerError]:
     """Remove what belongs to all syncs, or only to one, after `confirm` has seen the list; return what could not be done.
 
-    `force` ends the readers of slots. Raises UsageError if there are any and it is not given.
+    With `node`, only take that node out of its syncs, or out of the one; the others go on. `force` ends the readers of slots.
+    Raises UsageError if there are any and it is not given.
     """
-    work = _Teardown(config, chosen_syncs(config, only), force, say)
+    syncs = chosen_syncs(config, only) if node is None else syncs_of(config, node, only)
+    leaving = None if node is None else Leaving(config, node, syncs, everywhere=only is None, force=force)
+    work = _Teardown(config, syncs, node, leaving, force, say)
     plan = work.find()
-    lines = [f"{node}: {removal.what}" for node, removals in plan.items() for removal in removals]
+    lines = [f"{place}: {removal.what}" for place, found in plan.items() for removal in found]
     if not lines:
         say("there is nothing to remove")
-    elif confirm(lines):
-        work.remove(plan)
+    elif not confirm(lines):
+        return work.problems
+    work.remove(plan)
+    for line in leaving.advice() if leaving else ():
+        say(line)
     return work.problems
 
 
 class _Teardown:
     """Finds and removes; what fails is kept in `problems`."""
 
-    def __init__(self, config: Config, syncs: Sequence[str], force: bool, say: Say) -> None:
+    def __init__(
+        self, config: Config, syncs: Sequence[str], node: str | None, leaving: Leaving | None, force: bool, say: Say
+    ) -> None:
         self._config = config
         self._syncs = syncs
+        self._node = node
+        self._leaving = leaving
+        self._rest = without(config, syncs, node)
         self._force = force
         self._say = say
         self.problems: list[StreamerError] = []
 
     def find(self) -> Plan:
         """Return what there is. Raises UsageError if a slot is being read."""
-        nodes = dict.fromkeys(n for s in self._syncs for n in (*self._config.syncs[s].sources, *self._config.syncs[s].targets))
         plan: Plan = {}
-        for node in nodes:
+        for node in self._leaving.nodes() if self._leaving else self._nodes():
             try:
-                plan[node] = self._in_file(node) if self._config.nodes[node].kind == "sqlite" else self._in_server(node)
+                plan[node] = self._in_file(node) if self._is_file(node) else self._in_server(node)
             except UsageError:
                 raise
             except StreamerError as error:
                 self.problems.append(error)
+        if self._leaving and not self._force:
+            self._leaving.require_passed()
         return plan
+
+    def _nodes(self) -> list[str]:
+        settings = [self._config.syncs[sync] for sync in self._syncs]
+        return list(dict.fromkeys(node for sync in settings for node in (*sync.sources, *sync.targets)))
+
+    def _is_file(self, node: str) -> bool:
+        return self._config.nodes[node].kind == "sqlite"
 
     def _in_server(self, node: str) -> list[Removal]:
         with session(self._config, node) as connection:
-            found = list(self._writers(connection, node))
-            for sync in self._syncs:
-                if node in self._config.syncs[sync].sources:
-                    found += self._captured(connection, node, slot_name(sync, node))
-                found += _origins(connection, sync, node)
-            if _has_schema(connection):
-                if self._is_last(connection, node):
-                    found.append(Removal(f'schema "{OWN_SCHEMA}"', f"DROP SCHEMA {quote(OWN_SCHEMA)} CASCADE"))
-                else:
-                    found += self._progress(connection, node)
-            return found
+            if self._leaving and node != self._node:
+                return list(self._leaving.on(connection, node))
+            return list(self._all_in_server(connection, node))
 
-    def _writers(self, connection: Connection, node: str) -> Iterator[Removal]:
-        """Sessions of a daemon that writes to this node: it may be copying, when nobody reads the slot yet."""
+    def _all_in_server(self, connection: Connection, node: str) -> Iterator[Removal]:
+        """All that the syncs have here."""
         edges = [EdgeName(*edge) for edge in self._config.edges() if edge[2] == node and edge[0] in self._syncs]
-        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
-        for edge in edges:
-            # names are cut at 63 bytes
-            for (pid,) in connection.execute(query, [f"streamer {edge}"[:63]]):
-                if not self._force:
-                    raise UsageError(f'edge {edge} is written by process {pid} on "{node}"', STOP)
-                yield Removal(f"session of edge {edge} (process {pid})", "SELECT pg_terminate_backend(%s)", (pid,))
-
-    def _captured(self, connection: Connection, node: str, slot: str) -> list[Removal]:
-        """Slot and publications of one stream."""
-        found = []
-        query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()"
-        for (reader,) in connection.execute(query, [slot]):
-            if reader is not None and not self._force:
-                raise UsageError(f'slot "{slot}" on "{node}" is read by process {reader}', STOP)
-            found.append(Removal(f'slot "{slot}"', "SELECT pg_drop_replication_slot(%s)", (slot,)))
-        if version(connection) >= 100000:
-            query = "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s) ORDER BY pubname"
-            for (name,) in connection.execute(query, [list(publication.names(slot))]):
-                found.append(Removal(f'publication "{name}"', f"DROP PUBLICATION IF EXISTS {quote(name)}"))
-        return found
-
-    def _progress(self, connection: Connection, node: str) -> list[Removal]:
-        found = []
+        yield from removals.writers(connection, node, edges, force=self._force)
         for sync in self._syncs:
-            for table in ("progress", "copy"):
-                where = f"FROM {OWN_SCHEMA}.{table} WHERE sync = %s AND target = %s"
-                if connection.execute(f"SELECT 1 {where} LIMIT 1".encode(), [sync, node]).fetchone():
-                    found.append(Removal(f'{table} of sync "{sync}"', f"DELETE {where}", (sync, node)))
-        return found
+            if node in self._config.syncs[sync].sources:
+                yield from removals.captured(connection, node, slot_name(sync, node), force=self._force)
+        names = removals.origins(connection, node)
+        yield from removals.origin_removals(name for name in names if name.sync in self._syncs)
+        if removals.has_schema(connection):
+            if self._is_last(connection, node):
+                yield Removal(f'schema "{OWN_SCHEMA}"', f"DROP SCHEMA {quote(OWN_SCHEMA)} CASCADE")
+            else:
+                yield from self._kept(connection, node)
+
+    def _kept(self, connection: Connection, node: str) -> Iterator[Removal]:
+        """What the syncs have in a schema that stays."""
+        for sync in self._syncs:
+            for table, what in {"progress": "progress", "copy": "copy", "conflict": "conflicts"}.items():
+                yield from removals.rows(connection, table, f'{what} of sync "{sync}"', sync=sync, target=node)
+        yield from removals.triggers(connection, node, self._rest)
 
     def _is_last(self, connection: Connection, node: str) -> bool:
         """Whether no other sync uses the schema: of this config, or of another one that names the same database."""
@@ -163,55 +151,33 @@ class _Teardown:
         return False
 
     def _in_file(self, node: str) -> list[Removal]:
-        has = sqlite_files.has_ours(self._config, node)
-        return [Removal(f'what streamer keeps in "{self._config.nodes[node].path}"', "")] if has else []
+        source = self._source_in_file(node)
+        if source is None:
+            has = sqlite_files.has_ours(self._config, node)
+            return [Removal(f'what streamer keeps in "{self._config.nodes[node].path}"', "")] if has else []
+        edges = [EdgeName(sync, source, node) for sync in self._syncs]
+        return [Removal(f"progress of edge {edge}", "") for edge in edges if sqlite_files.knows(self._config, edge)]
+
+    def _source_in_file(self, node: str) -> str | None:
+        """The source that the file has to forget; None if it has to forget all of them."""
+        return None if node == self._node else self._node
 
     def remove(self, plan: Plan) -> None:
         """Remove what was found, node by node."""
-        for node, removals in plan.items():
+        for node, found in plan.items():
             try:
-                if self._config.nodes[node].kind == "sqlite":
-                    for what in sqlite_files.forget(self._config, node, self._syncs):
+                if not found:
+                    continue
+                if self._is_file(node):
+                    for what in sqlite_files.forget(self._config, node, self._syncs, self._source_in_file(node)):
                         self._say(f"{node}: removed {what}")
                 else:
-                    self._remove_from_server(node, removals)
+                    self._remove_from_server(node, found)
             except StreamerError as error:
                 self.problems.append(error)
 
-    def _remove_from_server(self, node: str, removals: Sequence[Removal]) -> None:
+    def _remove_from_server(self, node: str, found: Sequence[Removal]) -> None:
         with session(self._config, node) as connection:
-            for removal in removals:
-                _execute(connection, removal, force=self._force)
+            for removal in found:
+                removals.execute(connection, removal, force=self._force)
                 self._say(f"{node}: removed {removal.what}")
-
-
-def _origins(connection: Connection, sync: str, node: str) -> list[Removal]:
-    """The replication origins of the edges of the sync that end on this node."""
-    if version(connection) < ORIGINS:
-        return []
-    prefix = f"streamer:{sync}:{node}:"
-    rows = connection.execute("SELECT roname FROM pg_replication_origin WHERE left(roname, %s) = %s", [len(prefix), prefix])
-    return [Removal(f'replication origin "{name}"', "SELECT pg_replication_origin_drop(%s)", (name,)) for (name,) in rows]
-
-
-def _has_schema(connection: Connection) -> bool:
-    return connection.execute("SELECT to_regclass('streamer.progress') IS NOT NULL").fetchone() == (True,)
-
-
-def _execute(connection: Connection, removal: Removal, *, force: bool) -> None:
-    """Execute the statement; with `force`, end whoever reads the slot that is dropped, as often as it comes back.
-
-    An origin is given back when its session has ended, which takes a moment.
-    """
-    deadline = time.monotonic() + READER_SECONDS
-    while True:
-        try:
-            connection.execute(removal.statement.encode(), removal.parameters)
-            return
-        except psycopg.errors.ObjectInUse:
-            if not force or time.monotonic() > deadline:
-                raise
-        connection.execute(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", removal.parameters
-        )
-        time.sleep(0.05)

@@ -7,9 +7,10 @@ import pytest
 
 from streamer.admin import setup as verb
 from streamer.admin.setup import setup
+from streamer.capture.assemble import Interest
 from streamer.capture.slot import SlotSource
 from streamer.config import Config
-from streamer.errors import SlotError, SourceError, StreamerError, UsageError
+from streamer.errors import SlotError, SourceError, StreamerError, TargetError, UsageError
 from tests.configs import make_config
 from tests.conftest import Databases, Pair
 from tests.servers import Database, PostgresServer
@@ -39,7 +40,7 @@ def publications(source: Database) -> dict[str, set[str]]:
 
 def carried(config: Config, node: str) -> set[str]:
     sync = config.syncs["shop"]
-    source = SlotSource(node, config.nodes[node], "shop", f"streamer_shop_{node}", sync.selects)
+    source = SlotSource(node, config.nodes[node], "shop", f"streamer_shop_{node}", Interest(sync.selects))
     return {str(t.table) for t in source.tables() if t.carried}
 
 
@@ -241,3 +242,120 @@ def test_a_node_that_is_away_is_one_line(pair: Pair) -> None:
     url = f"postgresql://{nowhere['user']}@{nowhere['host']}:1/{nowhere['dbname']}"
     with pytest.raises(StreamerError, match=r'node "b": .*Connection refused.*; start that server'):
         run_setup(make_config({"a": source.url, "b": url}))
+
+
+# -- several sources ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masters(source15: Database, target18: Database) -> Config:
+    """Two sources with the tables of `TABLES`, and one with merged columns."""
+    for node in (source15, target18):
+        node.execute(TABLES)
+        node.execute("CREATE TABLE stock (id int PRIMARY KEY, n int, best int)")
+    rules = {"public.stock": {"delta": ["n"], "max": ["best"]}}
+    return make_config({"a": source15.url, "b": target18.url}, sources=["a", "b"], targets=[], table=rules)
+
+
+def keepers(node: Database) -> set[str]:
+    """The tables with triggers of ours."""
+    rows = node.query(r"SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE 'zz\_streamer\_%'")
+    return {table for (table,) in rows}
+
+
+def test_setup_keeps_the_keys_of_all_masters(masters: Config, source15: Database, target18: Database) -> None:
+    said = run_setup(masters)
+    for name, node in {"a": source15, "b": target18}.items():
+        assert keepers(node) == {"t", "stock", '"Odd s"'}  # log has no key
+        assert f'{name}: made triggers of table "public.stock"' in said
+    again = run_setup(masters)
+    assert "a: kept triggers of 3 tables" in again
+    assert not [line for line in again if "made" in line or "renewed" in line]
+
+
+def test_setup_follows_when_rules_and_tables_change(masters: Config, source15: Database, target18: Database) -> None:
+    run_setup(masters)
+    urls = {"a": source15.url, "b": target18.url}
+    fewer = make_config(urls, sources=["a", "b"], targets=[], tables=["stock"])
+    said = run_setup(fewer)
+    assert {'a: renewed triggers of table "public.stock"', 'a: removed triggers of table "public.t"'} <= set(said)
+    assert keepers(source15) == {"stock"}
+    run_setup(make_config(urls))
+    assert keepers(source15) == keepers(target18) == set()
+
+
+def test_setup_leaves_the_triggers_of_another_config_alone(masters: Config, source15: Database, target18: Database) -> None:
+    run_setup(masters)
+    source15.execute(
+        "INSERT INTO streamer.progress (sync, source, target, system_identifier, database, slot, position, origin, "
+        "origin_position, origin_time) VALUES ('shop', 'b', 'a', '1', 'd', 's', '0/0', 'b', '0/0', now())"
+    )
+    other = {"sources": ["a"], "targets": ["b"], "tables": ["*.*"]}
+    run_setup(make_config({"a": source15.url, "b": target18.url}, syncs={"other": other}))
+    assert keepers(source15) == {"t", "stock", '"Odd s"'}
+
+
+def identity(node: Database) -> dict[str, str]:
+    rows = node.query("SELECT relname::text, relreplident::text FROM pg_class WHERE relname IN ('t', 'stock', 'log')")
+    return dict(rows)
+
+
+def test_tables_carry_the_old_row_where_it_is_needed_if_told_to(masters: Config, source15: Database, target18: Database) -> None:
+    said = run_setup(masters)
+    assert (
+        'warning: a: table "public.t": an update that wins must carry also the long values that it left unchanged; '
+        'ALTER TABLE "public"."t" REPLICA IDENTITY FULL, or run: streamer setup --fix'
+    ) in said
+    assert set(identity(source15).values()) == {"d"}
+    fixed: list[str] = []
+    setup(masters, None, fixed.append, fix=True)
+    assert 'b: altered table "public.stock": REPLICA IDENTITY FULL' in fixed
+    for node in (source15, target18):
+        assert identity(node) == {"t": "f", "stock": "f", "log": "d"}
+    assert not [line for line in run_setup(masters) if "FULL" in line]
+
+
+def test_partitions_carry_the_old_row_too(source15: Database, target18: Database) -> None:
+    for node in (source15, target18):
+        node.execute("CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)")
+        node.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)")
+    config = make_config({"a": source15.url, "b": target18.url}, sources=["a", "b"], targets=[])
+    setup(config, None, lambda line: None, fix=True)
+    for node in (source15, target18):
+        assert node.query("SELECT relreplident::text FROM pg_class WHERE relname IN ('p', 'p1')") == [("f",), ("f",)]
+
+
+def test_without_demand_the_identity_stays(source15: Database, target18: Database) -> None:
+    for node in (source15, target18):
+        node.execute("CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE log (line text, id int PRIMARY KEY)")
+    rules = {"public.log": {"conflict": "apply"}}
+    config = make_config({"a": source15.url, "b": target18.url}, sources=["a", "b"], targets=[], table=rules)
+    setup(config, None, lambda line: None, fix=True)
+    assert identity(source15) == {"t": "d", "log": "d"}
+
+
+def test_an_older_installation_is_brought_into_line(pair: Pair) -> None:
+    source, target = pair
+    source.execute(TABLES)
+    config = make_config({"a": source.url, "b": target.url})
+    run_setup(config)
+    target.execute("ALTER TABLE streamer.progress DROP COLUMN seen; DROP TABLE streamer.conflict, streamer.removal")
+    said = run_setup(config)
+    assert 'b: brought into line schema "streamer"' in said
+    assert 'a: kept schema "streamer"' in said
+    assert target.query("SELECT seen FROM streamer.progress") == []
+    assert target.query("SELECT 1 FROM streamer.conflict") == []
+
+
+@pytest.mark.parametrize("rights", ["SELECT", "SELECT, TRIGGER"])
+def test_a_role_that_does_not_own_a_table_learns_what_to_do(source15: Database, target18: Database, rights: str) -> None:
+    for node in (source15, target18):
+        node.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    source15.execute("CREATE ROLE plain LOGIN REPLICATION PASSWORD 'Geheim-1'")
+    source15.execute(f"GRANT CREATE ON DATABASE source TO plain; GRANT {rights} ON t TO plain")
+    url = source15.server.url("source", "plain", "Geheim-1")
+    config = make_config({"a": url, "b": target18.url}, sources=["a", "b"], targets=[])
+    with pytest.raises(TargetError, match=r'node "a": table "public\.t" can only be altered by its owner; ALTER TABLE') as told:
+        run_setup(config)
+    source15.execute(told.value.hint.partition(", or ")[0])
+    run_setup(config)

@@ -29,13 +29,13 @@ GOOD = Server(
         "max_replication_slots": "10",
         "max_wal_senders": "10",
         "max_active_replication_origins": "10",
-        "track_commit_timestamp": "on",
     },
     slots=0,
     senders=0,
     origins=0,
     may_create=True,
     has_schema=False,
+    outdated=False,
     may_use_schema=False,
     may_temp=True,
     may_be_replica=True,
@@ -48,7 +48,7 @@ NEEDS = Needs(
     idle_streams=1,
     copies=True,
     new_origins=1,
-    multi_master=True,
+    multi_master=False,
     plugins=frozenset({"pgoutput"}),
 )
 
@@ -82,7 +82,8 @@ def test_a_good_server_is_good() -> None:
         (
             replace(GOOD, has_schema=True),
             'error: node "a": role plain may not use the schema streamer; GRANT USAGE ON SCHEMA streamer TO "plain"; '
-            'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA streamer TO "plain"',
+            'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA streamer TO "plain"; '
+            'GRANT USAGE ON ALL SEQUENCES IN SCHEMA streamer TO "plain"',
         ),
         (
             replace(GOOD, slots=9),
@@ -127,14 +128,18 @@ def test_a_good_server_is_good() -> None:
             "empty replicated tables with DELETE, or truncate them on the targets too",
         ),
         (
-            with_settings(track_commit_timestamp="off"),
-            'warning: node "a": track_commit_timestamp is off: with several sources the later of two conflicting writes cannot be '
-            "told; ALTER SYSTEM SET track_commit_timestamp = on, then restart that server",
+            replace(GOOD, has_schema=True, may_use_schema=True, outdated=True),
+            'error: node "a": its schema streamer was made by an older version; run: streamer setup',
         ),
     ],
 )
 def test_what_a_server_lacks_is_told_with_the_remedy(server: Server, expected: str) -> None:
     assert told(judge_server("a", server, NEEDS)) == [expected]
+
+
+def test_with_several_sources_the_loss_of_origins_costs_time() -> None:
+    (line,) = told(judge_server("a", replace(GOOD, denied_functions=("f",)), replace(NEEDS, multi_master=True)))
+    assert "where a row comes from is kept in a table beside it" in line
 
 
 def test_a_role_that_may_create_nothing_is_told_of_schema_and_publication() -> None:
