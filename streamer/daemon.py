@@ -14,22 +14,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from types import FrameType
 from typing import Final
 
+from streamer.capture.assemble import Interest
 from streamer.capture.slot import SlotSource
-from streamer.config import Config, slot_name
+from streamer.config import Config, Sync, slot_name
 from streamer.copying import InitialCopy
 from streamer.edge import Edge
 from streamer.errors import UsageError
-from streamer.model import EdgeName
+from streamer.model import EdgeName, TableName
 from streamer.ports import Sink
 from streamer.report import State, StreamReport
 from streamer.router import Route
+from streamer.sinks import handlers
+from streamer.sinks.conflict import Rules
 from streamer.sinks.postgres import PostgresSink
+from streamer.sinks.postgres_transactions import MultiMaster
 from streamer.sinks.sqlite import SqliteSink
 from streamer.stream import Stream
+from streamer.topology import overlap
 
 POLL_SECONDS: Final = 0.2
 """How often the main thread looks whether it was told to stop."""
@@ -101,28 +106,54 @@ def _tune_interpreter() -> None:
 def make_stream(config: Config, sync: str, node: str, *, once: bool) -> Stream:
     """Return the stream of a sync from one of its sources, with an edge for each target."""
     settings = config.syncs[sync]
-    source = SlotSource(node, config.nodes[node], sync, slot_name(sync, node), settings.selects)
+    heard = frozenset(name for name, other in config.syncs.items() if overlap(settings, other))
+    routes = {target: Route(node, target, config.feeders(sync, target)) for target in config.targets(sync, node)}
+    interest = Interest(settings.selects, heard, lambda transaction: any(r.accepts(transaction) for r in routes.values()))
+    source = SlotSource(node, config.nodes[node], sync, slot_name(sync, node), interest)
+    masters = _masters(settings) if settings.multi_master else None
 
     def make_edges(rejoin: Callable[[], None]) -> Sequence[Edge]:
         return [
             Edge(
                 edge := EdgeName(sync, node, target),
                 source,
-                partial(make_sink, config, edge),
-                Route(node, target, settings.sources),
-                InitialCopy(edge, settings.copy_rows, settings.copy_jobs),
+                partial(make_sink, config, edge, masters),
+                route,
+                InitialCopy(
+                    edge,
+                    settings.copy_rows,
+                    settings.copy_jobs,
+                    config.feeders(sync, target),
+                    returns=target in settings.sources,
+                ),
                 rejoin,
             )
-            for target in settings.targets_of(node)
+            for target, route in routes.items()
         ]
 
     return Stream(sync, node, source, make_edges, until_caught_up=once)
 
 
-def make_sink(config: Config, edge: EdgeName) -> Sink:
+def make_sink(config: Config, edge: EdgeName, masters: MultiMaster | None = None) -> Sink:
     """Return the writer of an edge, by the kind of its target."""
     node = config.nodes[edge.target]
-    return SqliteSink(edge, node.path) if node.kind == "sqlite" else PostgresSink(edge, node.url)
+    return SqliteSink(edge, node.path) if node.kind == "sqlite" else PostgresSink(edge, node.url, masters)
+
+
+def _masters(sync: Sync) -> MultiMaster:
+    """What a writer must know where several sources write. Raises ConfigError if a function that resolves conflicts is missing."""
+
+    def rules(table: TableName) -> Rules:
+        own = sync.rules_for(table)
+        return Rules(own.conflict, own.delta, own.max, own.min, sync.conflict_fallback)
+
+    policies = {sync.conflict, *(table.conflict for table in sync.table.values())}
+    by_time = "latest" in policies or sync.conflict_fallback == "latest"
+    handler = cache(partial(handlers.load, timeout=sync.conflict_timeout))
+    for policy in policies:
+        if isinstance(policy, str) and policy.startswith("python:"):
+            handler(policy)  # a function that is not there is an error now, not at the first conflict
+    return MultiMaster(rules, handler, sync.max_clock_skew, sync.conflict_days, sync.tombstone_days, by_time)
 
 
 @contextmanager

@@ -39,8 +39,8 @@ class Applier:
     """Writes steps; `writer` gives the statements of a relation."""
 
     def __init__(self, connection: Connection, node: str, writer: Callable[[Relation], TableWriter]) -> None:
+        self.node = node
         self._connection = connection
-        self._node = node
         self._writer = writer
         self._stages: set[str] = set()
         self._filled: set[str] = set()
@@ -58,7 +58,7 @@ class Applier:
         """Write the steps in order. Raises psycopg.Error where the target refuses, in a pipeline possibly later."""
         outcome = Outcome()
         for step in steps:
-            self._step(step, outcome)
+            self.write(step, outcome)
         return outcome
 
     def replay(self, changes: Sequence[Change]) -> Outcome:
@@ -75,7 +75,8 @@ class Applier:
                 raise self._refusal(step, error) from error
         return outcome
 
-    def _step(self, step: Step, outcome: Outcome) -> None:
+    def write(self, step: Step, outcome: Outcome) -> None:
+        """Write one step, and count it. Raises psycopg.Error where the target refuses."""
         if isinstance(step, SetWise):
             self._set_wise(step, outcome)
         elif isinstance(step, Truncate):
@@ -99,10 +100,10 @@ class Applier:
     def _refusal(self, step: Truncate | RowWise, error: psycopg.Error) -> ApplyError:
         remedy = "cure the row or the rule on the target; streamer tries again by itself"
         if isinstance(step, Truncate):
-            return ApplyError(f'truncate of {step.relations[0]} on "{self._node}" is refused: {reason_of(error)}', remedy)
+            return ApplyError(f'truncate of {step.relations[0]} on "{self.node}" is refused: {reason_of(error)}', remedy)
         kind, relation, old, new = step.changes[0]
         row = self._writer(relation).describe(new or old or ())
-        return ApplyError(f'table {relation} on "{self._node}" refuses the {kind} of {row}: {reason_of(error)}', remedy)
+        return ApplyError(f'table {relation} on "{self.node}" refuses the {kind} of {row}: {reason_of(error)}', remedy)
 
     # -- many rows ---------------------------------------------------------------------------------------------------------------
 
@@ -244,6 +245,14 @@ class Outcome:
         self.updates.clear()
         self.deletes.clear()
         self.expected = 0
+
+    def add(self, other: Outcome) -> None:
+        """Count what another one has counted, which is settled."""
+        self.inserted += other.inserted
+        self.updated += other.updated
+        self.deleted += other.deleted
+        self.truncated += other.truncated
+        self.missing += other.missing
 
     def written(self) -> Written:
         """Return the counts."""

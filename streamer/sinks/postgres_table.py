@@ -40,17 +40,22 @@ class TargetColumn:
 
     name: str
     type_name: str
+    #: the type without modifiers: what a value is cast to without being cut
+    base_type: str
     generated: bool
     always_identity: bool
 
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """The target's table as its catalog has it. `keys` are the column sets that are unique and not null, primary key first."""
+    """The target's table as its catalog has it. `keys` are the column sets that are unique and not null, an index that
+    is the replica identity first, then the primary key;
+    `uniques` all that are unique. Deferrable ones don't count: a session that acts as a replica does not check them."""
 
     table: TableName
     columns: dict[str, TargetColumn]
     keys: tuple[tuple[str, ...], ...]
+    uniques: tuple[tuple[str, ...], ...]
 
 
 def read_target(connection: Connection, node: str, table: TableName) -> TargetTable:
@@ -63,12 +68,14 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
     rows = connection.execute(columns, [table.schema, table.name]).fetchall()
     if not rows:
         raise SchemaError(f'table "{table}" does not exist on "{node}"', "create it there, or run: streamer setup")
-    keys = connection.execute(_KEYS.format(count="indnkeyatts" if number >= 110000 else "indnatts"), [table.schema, table.name])
-    return TargetTable(table, {row[0]: TargetColumn(*row) for row in rows}, tuple(tuple(row[0]) for row in keys))
+    query = _UNIQUES.format(count="indnkeyatts" if number >= 110000 else "indnatts")
+    uniques = connection.execute(query, [table.schema, table.name]).fetchall()
+    keys = tuple(tuple(names) for names, is_key in uniques if is_key)
+    return TargetTable(table, {row[0]: TargetColumn(*row) for row in rows}, keys, tuple(tuple(row[0]) for row in uniques))
 
 
 _COLUMNS: Final = """
-SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), {generated}, {identity}
+SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1), {generated}, {identity}
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -76,17 +83,17 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 ORDER BY a.attnum
 """
 
-_KEYS: Final = """
+_UNIQUES: Final = """
 SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.generate_series(0, i.{count} - 1) AS k(n)
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n] ORDER BY k.n)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n] ORDER BY k.n),
+       NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
+                                      WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
   AND i.indimmediate
-  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
-                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
-ORDER BY NOT i.indisprimary, i.indexrelid
+ORDER BY NOT i.indisreplident, NOT i.indisprimary, i.indexrelid
 """
 
 
@@ -102,6 +109,7 @@ class TableWriter:
             )
         self.relation = relation
         self._target = target
+        self._node = node
         self.name = quoted(target.table)
         #: indexes of the relation's columns that may be written
         self.written = tuple(i for i, c in enumerate(relation.names) if not target.columns[c].generated)
@@ -154,12 +162,16 @@ class TableWriter:
 
     def update_where(self, assigned: Sequence[int], condition: str) -> str:
         """UPDATE of one row; parameters are the assigned values, then the condition's."""
-        sets = ", ".join(f"{_doubled(self._columns[i])} = %s" for i in assigned)
-        return f"UPDATE {_doubled(self.name)} SET {sets} WHERE {condition}"
+        return self.update_setting([f"{self.column(i)} = %s" for i in assigned], condition)
+
+    def update_setting(self, assignments: Sequence[str], condition: str) -> str:
+        """UPDATE of one row, `t`, by these assignments; parameters are theirs, then the condition's."""
+        sets = ", ".join(assignments)
+        return f"UPDATE {_doubled(self.name)} AS t SET {sets} WHERE {condition}"
 
     def delete_where(self, condition: str) -> str:
         """DELETE of one row; parameters are the condition's."""
-        return f"DELETE FROM {_doubled(self.name)} WHERE {condition}"
+        return f"DELETE FROM {_doubled(self.name)} AS t WHERE {condition}"
 
     def by_key(self, key: Sequence[int]) -> str:
         """The condition for the row with a key; parameters are the key's values."""
@@ -213,11 +225,49 @@ class TableWriter:
     def _list(self, columns: Sequence[int]) -> str:
         return ", ".join(self._columns[i] for i in columns)
 
+    def guarded(self, guard: str) -> GuardedWriter:
+        """Return the same writer, whose updates and deletes find a row, `t`, only if it fulfils the condition `guard`."""
+        return GuardedWriter(self.relation, self._target, self._node, guard)
+
+    def column(self, column: int) -> str:
+        """The column's name in a statement with placeholders."""
+        return _doubled(self._columns[column])
+
+    @property
+    def place(self) -> str:
+        """The table's name in a statement with placeholders."""
+        return _doubled(self.name)
+
+    def base_type(self, column: int) -> str:
+        """The column's type on the target, without modifiers."""
+        return self._target.columns[self.relation.names[column]].base_type
+
+    def others(self, key: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """The unique keys besides `key`, as far as the relation has their columns."""
+        index = {name: i for i, name in enumerate(self.relation.names)}
+        found = [tuple(index[n] for n in names) for names in self._target.uniques if all(n in index for n in names)]
+        return tuple(u for u in found if set(u) != set(key))
+
     def describe(self, row: Row) -> str:
         """The row's key for people, as in `id=5`; all that is known where there is no key."""
         key = self.key or [i for i, v in enumerate(row) if v is not UNCHANGED]
         shown = ", ".join(f"{self.relation.names[i]}={_shortened(row[i])}" for i in key[:4])
         return shown + (", …" if len(key) > 4 else "")
+
+
+class GuardedWriter(TableWriter):
+    """Its updates and deletes find a row, `t`, only if it fulfils a condition as well."""
+
+    def __init__(self, relation: Relation, target: TargetTable, node: str, guard: str) -> None:
+        super().__init__(relation, target, node)
+        self._guard = guard
+
+    def by_key(self, key: Sequence[int]) -> str:
+        """The condition for the row with a key, and the guard."""
+        return f"{super().by_key(key)} AND {_doubled(self._guard)}"
+
+    def _joined(self, key: Sequence[int]) -> str:
+        return f"{super()._joined(key)} AND {self._guard}"
 
 
 def copy_into(table: str, columns: Sequence[str]) -> str:

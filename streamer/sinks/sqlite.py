@@ -11,7 +11,7 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synch
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -19,8 +19,9 @@ from typing import Final
 from streamer import statements
 from streamer.errors import ApplyError, ConnectError, StreamerError, TargetError
 from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableName
-from streamer.ports import CopyTable, Progress, Written
+from streamer.ports import CopyTable, Progress, Start, Written
 from streamer.sinks.copytext import parse
+from streamer.sinks.in_order import write_in_order
 from streamer.sinks.sqlite_apply import REFUSED, Applier
 from streamer.sinks.sqlite_ddl import inspect, quote, read_target, target_name
 from streamer.sinks.sqlite_plan import insert_batch
@@ -178,12 +179,13 @@ class SqliteSink:
         with self._errors():
             self._record_copy(self._open, table, position, None)
 
-    def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
-        """Replace the table's rows, in one transaction on a connection of its own."""
+    def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
+        """Write the rows, in one transaction on a connection of its own."""
         rows = (row for block in blocks for row in parse(block))
         with self._errors(), closing(self._connect()) as connection, _transaction(connection):
             insert = insert_batch(table.table, table.columns, table.type_oids, read_target(connection, self._node, table.table))
-            connection.execute(f"DELETE FROM {quote(target_name(table.table))}")
+            if start.replace:
+                connection.execute(f"DELETE FROM {quote(target_name(table.table))}")
             try:
                 count = insert.run(connection, rows)
             except REFUSED as error:
@@ -191,16 +193,34 @@ class SqliteSink:
                     f'table "{table.table}" on "{self._node}" refused a copied row: {error}',
                     "give the target's table the constraints of the source's; streamer copies again by itself",
                 ) from error
-            self._record_copy(connection, table.table, position, count)
+            self._record_copy(connection, table.table, start.position, count)
         return count
 
     def _record_copy(self, connection: sqlite3.Connection, table: TableName, position: LSN, rows: int | None) -> None:
         connection.execute(_RECORD_COPY, (*self._where, table.schema, table.name, str(position), rows))
 
+    def progress_by_source(self) -> Mapping[str, Progress]:
+        """Return the edge's own progress: one source only feeds a file."""
+        with self._errors():
+            progress = self._read_progress(self._open)
+        return {} if progress is None else {self._edge.source: progress}
+
+    def try_lock(self, name: str) -> bool:
+        """Return True: there is no other edge."""
+        return True
+
+    def unlock(self, name: str) -> None:
+        """Do nothing."""
+
     # -- streaming ---------------------------------------------------------------------------------------------------
 
-    def write(self, group: Group) -> Written:
-        """Apply the group and its progress in one target transaction."""
+    merges = True
+
+    def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
+        """Apply each group and its progress in one target transaction."""
+        return write_in_order(groups, interrupted, self._write)
+
+    def _write(self, group: Group) -> Written:
         connection = self._open
         with self._errors():
             try:

@@ -43,7 +43,7 @@ class Applier:
             self._connection.execute("ROLLBACK TO streamer_group")
             done = self._replay(changes)
         self._connection.execute("RELEASE streamer_group")
-        return Written(**done)
+        return Written(done["inserted"], done["updated"], done["deleted"], done["truncated"], done["missing"])
 
     def _plan(self, relation: Relation) -> Plan:
         plan = self._plans.get(relation)

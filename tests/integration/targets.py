@@ -21,6 +21,7 @@ from streamer.ports import Progress, Sink, Written
 from streamer.sinks import sqlite_ddl
 from streamer.sinks.postgres import PostgresSink
 from streamer.sinks.sqlite import SqliteSink
+from tests.changes import write
 from tests.memory import MemoryDatabase, MemorySink, MemoryTable
 from tests.servers import Database
 
@@ -201,5 +202,5 @@ def progress_of(target: Target) -> Progress:
 def written(target: Target, definition: TableDefinition, *groups: Group) -> tuple[Rows, Written]:
     """Write the groups; return the table's rows and what the last of them did."""
     with opened(target) as sink:
-        done = [sink.write(g) for g in groups][-1]
+        done = [write(sink, g) for g in groups][-1]
     return target.rows(definition), done

@@ -20,9 +20,9 @@ from streamer.model import (
     TableDefinition,
     TableName,
 )
-from streamer.ports import Sink, Written
+from streamer.ports import Sink, Start, Written
 from streamer.sinks.copytext import format_rows
-from tests.changes import ITEMS, PLAIN, copy_of, delete, group, insert, relation, table, update
+from tests.changes import ITEMS, PLAIN, copy_of, delete, group, insert, relation, table, update, write
 from tests.integration.targets import BEGIN, SLOT, Target, opened, progress_of, written
 from tests.waiting import wait_for
 
@@ -37,7 +37,7 @@ def test_progress_is_none_at_first_and_survives_reopening(target: Target) -> Non
     assert sink.durable() == BEGIN
     sink.close()
     with opened(target) as sink:
-        sink.write(group(insert(relation(ITEMS), "1", "a", None), to=300))
+        write(sink, group(insert(relation(ITEMS), "1", "a", None), to=300))
         wait_for(lambda: sink.durable() == LSN(300), "the group to be durable")
     progress = progress_of(target)
     assert (progress.slot, progress.position, progress.copied) == (SLOT, LSN(300), {})
@@ -47,9 +47,9 @@ def test_a_groups_rows_and_progress_become_visible_together(target: Target) -> N
     target.create(ITEMS)
     items = relation(ITEMS)
     with opened(target) as sink:
-        sink.write(group(insert(items, "1", "a", None), to=150, complete=False))
+        write(sink, group(insert(items, "1", "a", None), to=150, complete=False))
         assert (target.rows(ITEMS), target.position(), sink.durable()) == ([], BEGIN, BEGIN)
-        sink.write(group(insert(items, "2", "b", None), to=200))
+        write(sink, group(insert(items, "2", "b", None), to=200))
         assert (target.rows(ITEMS), target.position()) == ([("1", "a", None), ("2", "b", None)], LSN(200))
 
 
@@ -57,21 +57,21 @@ def test_a_failed_group_leaves_nothing(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
     with opened(target) as sink:
-        sink.write(group(insert(items, "1", "a", None)))
+        write(sink, group(insert(items, "1", "a", None)))
         with pytest.raises(ApplyError):
-            sink.write(group(insert(items, "2", "b", None), insert(items, "1", "again", None), to=300))
+            write(sink, group(insert(items, "2", "b", None), insert(items, "1", "again", None), to=300))
     assert (target.rows(ITEMS), target.position()) == ([("1", "a", None)], LSN(200))
 
 
 def test_an_incomplete_group_is_lost_on_close(target: Target) -> None:
     target.create(ITEMS)
     with opened(target) as sink:
-        sink.write(group(insert(relation(ITEMS), "1", "a", None), complete=False))
+        write(sink, group(insert(relation(ITEMS), "1", "a", None), complete=False))
         sink.close()
         sink.close()
     assert (target.rows(ITEMS), target.position()) == ([], BEGIN)
     with opened(target) as sink:
-        sink.write(group(insert(relation(ITEMS), "1", "a", None)))
+        write(sink, group(insert(relation(ITEMS), "1", "a", None)))
     assert target.rows(ITEMS) == [("1", "a", None)]
 
 
@@ -79,9 +79,9 @@ def test_a_failure_late_in_a_transaction_of_several_groups_takes_all_of_it_back(
     target.create(ITEMS)
     items = relation(ITEMS)
     with opened(target) as sink:
-        sink.write(group(insert(items, "1", "a", None), complete=False))
+        write(sink, group(insert(items, "1", "a", None), complete=False))
         with pytest.raises(ApplyError):
-            sink.write(group(insert(items, "1", "b", None)))
+            write(sink, group(insert(items, "1", "b", None)))
     assert (target.rows(ITEMS), target.position()) == ([], BEGIN)
 
 
@@ -90,9 +90,9 @@ def test_a_group_that_is_replayed_does_not_take_back_the_groups_before_it(target
     items = relation(ITEMS)
     with opened(target) as sink:
         for row in ("1", "2"):
-            sink.write(group(insert(items, row, "a", None), complete=False))
+            write(sink, group(insert(items, row, "a", None), complete=False))
         # an update that finds nothing and then the insert contradict each other, so they are replayed one by one
-        sink.write(group(update(items, "3", "b", None), insert(items, "3", "c", None)))
+        write(sink, group(update(items, "3", "b", None), insert(items, "3", "c", None)))
     assert target.rows(ITEMS) == [("1", "a", None), ("2", "a", None), ("3", "c", None)]
 
 
@@ -102,10 +102,10 @@ def test_a_transaction_of_several_big_groups_is_applied_whole(target: Target) ->
     with opened(target) as sink:
         for start in range(0, 600, 200):
             numbers = range(start, start + 200)
-            sink.write(group(*(insert(items, str(i), "a", None) for i in numbers), complete=False))
-            sink.write(group(*(update(items, str(i), "b", "1.50") for i in numbers), complete=False))
+            write(sink, group(*(insert(items, str(i), "a", None) for i in numbers), complete=False))
+            write(sink, group(*(update(items, str(i), "b", "1.50") for i in numbers), complete=False))
         assert target.rows(ITEMS) == []
-        sink.write(group(*(delete(items, str(i), None, None) for i in range(0, 600, 2)), to=300))
+        write(sink, group(*(delete(items, str(i), None, None) for i in range(0, 600, 2)), to=300))
     assert len(rows := target.rows(ITEMS)) == 300
     assert {row[1:] for row in rows} == {("b", "1.50")}
 
@@ -120,7 +120,7 @@ def test_of_two_sinks_on_one_edge_only_one_writes(target: Target) -> None:
                 _race(first, second, first_group)
         finally:
             second.close()
-        first.write(group(insert(relation(PLAIN), "2", "b"), to=300))
+        write(first, group(insert(relation(PLAIN), "2", "b"), to=300))
     assert target.rows(PLAIN) in ([("1", "a"), ("2", "b")], [("2", "b")])
     assert target.position() == LSN(300)
 
@@ -128,15 +128,15 @@ def test_of_two_sinks_on_one_edge_only_one_writes(target: Target) -> None:
 def _race(first: Sink, second: Sink, both: Group) -> None:
     """Either the second is refused at once, or the slower of the two."""
     second.open()
-    first.write(both)
-    second.write(both)
+    write(first, both)
+    write(second, both)
 
 
 def test_a_sink_that_was_closed_leaves_the_edge_to_the_next(target: Target) -> None:
     target.create(PLAIN)
     for number in range(3):
         with opened(target) as sink:
-            sink.write(group(insert(relation(PLAIN), str(number), "a"), to=200 + number))
+            write(sink, group(insert(relation(PLAIN), str(number), "a"), to=200 + number))
     assert target.rows(PLAIN) == [("0", "a"), ("1", "a"), ("2", "a")]
 
 
@@ -147,16 +147,16 @@ def test_a_duplicate_insert_is_an_error_that_names_table_and_key(target: Target)
     target.create(ITEMS)
     items = relation(ITEMS)
     with opened(target) as sink:
-        sink.write(group(insert(items, "41", "a", None)))
+        write(sink, group(insert(items, "41", "a", None)))
         with pytest.raises(ApplyError, match=r"public\.t.*41"):
-            sink.write(group(insert(items, "42", "b", None), insert(items, "41", "c", None), to=300))
+            write(sink, group(insert(items, "42", "b", None), insert(items, "41", "c", None), to=300))
 
 
 def test_a_row_inserted_twice_in_one_group_is_an_error(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
     with opened(target) as sink, pytest.raises(ApplyError, match=r"public\.t.*41"):
-        sink.write(group(insert(items, "41", "a", None), insert(items, "41", "b", None)))
+        write(sink, group(insert(items, "41", "a", None), insert(items, "41", "b", None)))
 
 
 def test_a_group_that_only_fits_in_source_order_is_applied_in_it(target: Target) -> None:
@@ -178,9 +178,9 @@ def test_a_replay_keeps_what_earlier_groups_of_the_transaction_did(target: Targe
     target.create(named, "name")
     r = relation(named)
     with opened(target) as sink:
-        sink.write(group(insert(r, "1", "a"), insert(r, "2", "b"), complete=False))
-        sink.write(group(update(r, "1", "free"), update(r, "2", "a"), update(r, "1", "b"), complete=False))
-        sink.write(group(insert(r, "3", "c"), to=300))
+        write(sink, group(insert(r, "1", "a"), insert(r, "2", "b"), complete=False))
+        write(sink, group(update(r, "1", "free"), update(r, "2", "a"), update(r, "1", "b"), complete=False))
+        write(sink, group(insert(r, "3", "c"), to=300))
     assert target.rows(named) == [("1", "b"), ("2", "a"), ("3", "c")]
 
 
@@ -188,7 +188,7 @@ def test_a_missing_column_is_an_error_that_names_it(target: Target) -> None:
     target.create(ITEMS)
     wider = relation(table(id="integer", name="text", price="numeric", colour="text"))
     with opened(target) as sink, pytest.raises(SchemaError, match=r"public\.t.*colour"):
-        sink.write(group(insert(wider, "1", "a", None, "red")))
+        write(sink, group(insert(wider, "1", "a", None, "red")))
 
 
 def test_a_missing_table_is_an_error_that_names_it(target: Target) -> None:
@@ -197,7 +197,7 @@ def test_a_missing_table_is_an_error_that_names_it(target: Target) -> None:
         with pytest.raises(SchemaError, match=r"public\.t"):
             sink.is_empty(ITEMS.table)
         with pytest.raises(SchemaError, match=r"public\.t.*setup"):
-            sink.write(group(insert(relation(ITEMS), "1", "a", None)))
+            write(sink, group(insert(relation(ITEMS), "1", "a", None)))
 
 
 def test_columns_that_only_the_target_has_are_left_alone(target: Target) -> None:
@@ -242,13 +242,40 @@ def test_a_load_replaces_the_rows_and_is_recorded(target: Target) -> None:
     with opened(target) as sink:
         assert sink.has(ITEMS.table)
         assert sink.is_empty(ITEMS.table)
-        sink.write(group(insert(relation(ITEMS), "7777", "old", None)))
+        write(sink, group(insert(relation(ITEMS), "7777", "old", None)))
         assert not sink.is_empty(ITEMS.table)
-        assert sink.load(copy_of(ITEMS), LSN(180), blocks) == 1500
-        sink.write(group(delete(relation(ITEMS), "0", None, None), to=300))
+        assert sink.load(copy_of(ITEMS), Start(LSN(180)), blocks) == 1500
+        write(sink, group(delete(relation(ITEMS), "0", None, None), to=300))
     assert set(target.rows(ITEMS)) == {(str(i), "a\tb", None) for i in range(1, 1500)}
     progress = progress_of(target)
     assert (progress.position, progress.copied) == (LSN(300), {ITEMS.table: LSN(180)})
+
+
+def test_a_load_that_is_not_to_replace_leaves_the_rows_that_are_there(target: Target) -> None:
+    target.create(ITEMS)
+    with opened(target) as sink:
+        write(sink, group(insert(relation(ITEMS), "7", "there", None)))
+        assert sink.load(copy_of(ITEMS), Start(LSN(180), replace=False), [format_rows([("1", "new", None)])]) == 1
+    assert target.rows(ITEMS) == [("1", "new", None), ("7", "there", None)]
+    assert progress_of(target).copied == {ITEMS.table: LSN(180)}
+
+
+def test_the_target_tells_the_progress_of_its_edges(target: Target) -> None:
+    target.create(ITEMS)
+    with opened(target) as sink:
+        sink.keep(ITEMS.table, BEGIN)
+        (progress,) = sink.progress_by_source().values()
+    assert (progress.slot, progress.position, progress.copied) == (SLOT, BEGIN, {ITEMS.table: BEGIN})
+
+
+def test_a_lock_can_be_had_again_once_it_is_given_back_or_the_sink_closed(target: Target) -> None:
+    with opened(target) as sink:
+        assert [sink.try_lock("joins"), sink.try_lock("joins"), sink.try_lock("streams a")] == [True] * 3
+        sink.unlock("joins")
+        sink.unlock("joins")
+        assert sink.try_lock("joins")
+    with opened(target) as sink:
+        wait_for(lambda: sink.try_lock("joins"), "the lock to be free again")
 
 
 def test_an_empty_load_is_recorded_too(target: Target) -> None:
@@ -256,8 +283,8 @@ def test_an_empty_load_is_recorded_too(target: Target) -> None:
     target.create(ITEMS)
     target.create(blobs)
     with opened(target) as sink:
-        assert sink.load(copy_of(ITEMS), LSN(180), []) == 0
-        assert sink.load(copy_of(blobs), LSN(180), [b""]) == 0
+        assert sink.load(copy_of(ITEMS), Start(LSN(180)), []) == 0
+        assert sink.load(copy_of(blobs), Start(LSN(180)), [b""]) == 0
     progress = progress_of(target)
     assert progress.copied == {ITEMS.table: LSN(180), blobs.table: LSN(180)}
 
@@ -288,9 +315,9 @@ def test_a_load_that_the_target_refuses_leaves_the_table_as_before(target: Targe
 
 def _fails_to_load(target: Target, blocks: Iterator[bytes], error: type[Exception]) -> None:
     with opened(target) as sink:
-        sink.write(group(insert(relation(ITEMS), "1", "old", None)))
+        write(sink, group(insert(relation(ITEMS), "1", "old", None)))
         with pytest.raises(error):
-            sink.load(copy_of(ITEMS), LSN(180), blocks)
+            sink.load(copy_of(ITEMS), Start(LSN(180)), blocks)
     assert target.rows(ITEMS) == [("1", "old", None)]
     progress = progress_of(target)
     assert progress.copied == {}
@@ -300,6 +327,6 @@ def test_a_load_after_a_broken_one_is_whole(target: Target) -> None:
     target.create(ITEMS)
     with opened(target) as sink:
         with pytest.raises(StreamerError):
-            sink.load(copy_of(ITEMS), LSN(180), [format_rows([("1", "a", None), ("1", "b", None)])])
-        assert sink.load(copy_of(ITEMS), LSN(190), [format_rows([("1", "a", None)])]) == 1
+            sink.load(copy_of(ITEMS), Start(LSN(180)), [format_rows([("1", "a", None), ("1", "b", None)])])
+        assert sink.load(copy_of(ITEMS), Start(LSN(190)), [format_rows([("1", "a", None)])]) == 1
     assert target.rows(ITEMS) == [("1", "a", None)]

@@ -14,7 +14,7 @@ from streamer.model import (
     Row,
 )
 from streamer.ports import Written
-from tests.changes import ITEMS, PLAIN, delete, group, insert, relation, table, truncate, update
+from tests.changes import ITEMS, PLAIN, delete, group, insert, relation, table, truncate, update, write
 from tests.integration.targets import Target, opened, written
 
 # -- changes ----------------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_random_changes_end_as_they_would_one_by_one(target: Target, record_prop
     with opened(target) as sink:
         for number in range(12):
             changes = [_random_change(dice, items, state) for _ in range(dice.choice((1, 5, 120)))]
-            sink.write(group(*changes, to=200 + number, complete=number % 3 == 2))
+            write(sink, group(*changes, to=200 + number, complete=number % 3 == 2))
     assert set(target.rows(ITEMS)) == set(state.values())
 
 
@@ -250,5 +250,5 @@ def test_a_table_without_a_key_and_with_the_default_identity_takes_inserts(targe
     target.create(PLAIN)
     plain = relation(PLAIN)  # identity default, but there is no primary key
     with opened(target) as sink:
-        assert sink.write(group(*(insert(plain, str(i), "x") for i in range(30)))) == Written(inserted=30)
+        assert write(sink, group(*(insert(plain, str(i), "x") for i in range(30)))) == Written(inserted=30)
     assert len(target.rows(PLAIN)) == 30

@@ -10,9 +10,9 @@ from streamer.model import (
     UNCHANGED,
     Identity,
 )
-from streamer.ports import Written
+from streamer.ports import Start, Written
 from streamer.sinks.copytext import format_rows
-from tests.changes import copy_of, delete, group, insert, relation, table, truncate, update
+from tests.changes import copy_of, delete, group, insert, relation, table, truncate, update, write
 from tests.integration.targets import Target, opened, written
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def test_every_text_arrives_as_it_was(target: Target) -> None:
     together, _ = written(target, texts, group(truncate(r), *(insert(r, str(i), v) for i, v in enumerate(TEXTS)), to=500))
     assert set(together) == expected
     with opened(target) as sink:
-        sink.load(copy_of(texts), LSN(600), [format_rows(sorted(expected, key=str))])
+        sink.load(copy_of(texts), Start(LSN(600)), [format_rows(sorted(expected, key=str))])
     assert set(target.rows(texts)) == expected
 
 
@@ -92,7 +92,7 @@ def test_other_types_arrive_as_they_were(target: Target) -> None:
     emptied, done = written(target, kinds, group(*(delete(r, "77", *row[1:]) for row in rows), to=400))
     assert (emptied, done) == ([], Written(deleted=len(rows)))
     with opened(target) as sink:
-        sink.load(copy_of(kinds), LSN(600), [format_rows(rows)])
+        sink.load(copy_of(kinds), Start(LSN(600)), [format_rows(rows)])
     assert set(target.rows(kinds)) == set(rows)
 
 
@@ -144,7 +144,7 @@ def test_odd_names_are_quoted_everywhere(target: Target) -> None:
     assert rows == [("0", "k", *reversed(rest)), ("1", "n", *rest)]
     assert done == Written(deleted=28)
     with opened(target) as sink:
-        assert sink.load(copy_of(ODD), LSN(700), [format_rows([("1", "k", *rest)])]) == 1
+        assert sink.load(copy_of(ODD), Start(LSN(700)), [format_rows([("1", "k", *rest)])]) == 1
         with pytest.raises(ApplyError):
-            sink.write(group(insert(r, "1", "k", *rest), to=800))
+            write(sink, group(insert(r, "1", "k", *rest), to=800))
     assert target.rows(ODD) == [("1", "k", *rest)]

@@ -29,6 +29,7 @@ from streamer.model import (
 )
 from streamer.sinks.sqlite import SqliteSink
 from streamer.sinks.sqlite_ddl import create_table
+from tests.changes import write
 
 EDGE = EdgeName("shop", "a", "file")
 SLOT = SlotIdentity("7123", "shop", "streamer_shop_a")
@@ -94,7 +95,7 @@ def test_the_progress_row_tells_where_the_last_transaction_was_made(path: Path) 
     make_items(path)
     with opened(path) as sink:
         sink.begin(SLOT, LSN(100))
-        sink.write(group("1", 200))
+        write(sink, group("1", 200))
     columns = "sync, source, target, slot, position, origin, origin_position, origin_time"
     row = ("shop", "a", "file", SLOT.slot, "0/C8", "a", "0/C7", "2026-01-02T03:04:05+00:00")
     assert query(path, f"SELECT {columns} FROM streamer_progress") == [row]
@@ -106,9 +107,9 @@ def test_several_edges_share_a_file(path: Path) -> None:
     with opened(path) as first, opened(path, other) as second:
         first.begin(SLOT, LSN(100))
         second.begin(SLOT, LSN(500))
-        first.write(group("1", 200))
-        second.write(group("2", 600))
-        first.write(group("3", 300))
+        write(first, group("1", 200))
+        write(second, group("2", 600))
+        write(first, group("3", 300))
         assert (first.durable(), second.durable()) == (LSN(300), LSN(600))
     assert query(path, "SELECT id FROM items") == [(1,), (2,), (3,)]
 
@@ -120,7 +121,7 @@ def test_a_position_moved_by_another_daemon_stops_this_one(path: Path) -> None:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("UPDATE streamer_progress SET position = '0/FF'")
         with pytest.raises(TargetError, match=r"shop: a -> file.*not where this daemon left it"):
-            sink.write(group("1", 200))
+            write(sink, group("1", 200))
     assert query(path, "SELECT count(*) FROM items") == [(0,)]
 
 
@@ -140,11 +141,11 @@ def test_a_lock_that_is_not_let_go_is_an_error_that_passes(path: Path) -> None:
         sink.begin(SLOT, LSN(100))
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TargetError, match=r"is locked by another program.*fuser") as caught:
-            sink.write(group("1", 200))
+            write(sink, group("1", 200))
         assert not caught.value.permanent
         other.execute("ROLLBACK")
     with opened(path) as sink:
-        sink.write(group("1", 200))
+        write(sink, group("1", 200))
     assert query(path, "SELECT id FROM items") == [(1,)]
 
 
@@ -154,8 +155,8 @@ def test_a_reader_neither_blocks_nor_sees_half(path: Path) -> None:
         sink.begin(SLOT, LSN(100))
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
-        sink.write(group("1", 150, complete=False))
-        sink.write(group("2", 200))
+        write(sink, group("1", 150, complete=False))
+        write(sink, group("2", 200))
         assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
         reader.execute("COMMIT")
         assert reader.execute("SELECT count(*) FROM items").fetchone() == (2,)
@@ -210,11 +211,11 @@ def test_a_full_disk_is_an_error_that_passes(path: Path) -> None:
         big: Group = group("1", 200)
         wide = Group(big.origin, [(Kind.INSERT, RELATION, None, ("1", "x" * 1_000_000))], LSN(200), True, 1)
         with pytest.raises(TargetError, match=r"full.*make room") as caught:
-            sink.write(wide)
+            write(sink, wide)
         assert not caught.value.permanent
     assert query(path, "SELECT count(*) FROM items") == [(0,)]
 
 
 def test_a_sink_that_is_not_open_says_so(path: Path) -> None:
     with pytest.raises(ConnectError, match="not open"):
-        sink_of(path).write(group("1", 200))
+        write(sink_of(path), group("1", 200))

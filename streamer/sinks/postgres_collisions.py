@@ -1,0 +1,107 @@
+"""Collisions on unique indexes that are partial or on expressions: only the server can tell who holds their values.
+
+They are found when the server refuses a row. The holder is looked up with the index's own definition, and the loser's key is
+removed like that of any other unique key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import psycopg
+
+from streamer.model import UNCHANGED, Change, Kind, Origin, Row
+from streamer.session import Connection, version
+from streamer.sinks.conflict import Conflict, ConflictKind, Handler, Key, Removal, Resolution, Stored, Version
+from streamer.sinks.policy import decide
+from streamer.sinks.postgres_world import MasterTable, World
+from streamer.sinks.touched import filled
+
+_DEFINITION: Final = """
+SELECT ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, k, true) FROM pg_catalog.generate_series(1, i.{count}) AS k),
+       coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid, true), 'true')
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
+WHERE n.nspname = %s AND x.relname = %s AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+"""
+
+
+class Collisions:
+    """Decides what the server refused because of such an index."""
+
+    def __init__(self, connection: Connection, world: World, handler: Callable[[str], Handler]) -> None:
+        self._connection = connection
+        self._world = world
+        self._handler = handler
+
+    def settle(
+        self, refusal: psycopg.errors.UniqueViolation, table: MasterTable, changes: Sequence[Change], origin: Origin, gone: set[Key]
+    ) -> Resolution | None:
+        """Return who is to be removed so that these changes of the table can be written; None if that is no such index.
+
+        `gone` are keys that have been removed for this transaction already. Locks what it looks at, until the transaction ends.
+        """
+        count = "indnkeyatts" if version(self._connection) >= 110000 else "indnatts"
+        names = [refusal.diag.schema_name, refusal.diag.constraint_name]
+        definition = self._connection.execute(_DEFINITION.format(count=count).encode(), names).fetchone()
+        if definition is None:
+            return None
+        part = self._world.load(table, changes)
+        for change in changes:
+            key, row = _incoming(table, change, part.rows)
+            if row is None or key in gone:
+                continue
+            for holder in self._holders(table, definition[0], definition[1], row):
+                if holder != key and holder not in gone:
+                    return self._decide(table, change, key, row, holder, origin, stored=part.rows[key].row is not None)
+        return None
+
+    def _holders(self, table: MasterTable, expressions: Sequence[str], condition: str, row: Row) -> list[Key]:
+        """The keys of rows whose values in the index are those that the row would have."""
+        writer = table.writer
+        columns = range(len(writer.relation.names))
+        values = ", ".join(f"%s::{writer.base_type(i)} AS {writer.column(i)}" for i in columns)
+        told = ", ".join(expressions).replace("%", "%%")
+        where = condition.replace("%", "%%")
+        query = (
+            f"SELECT {', '.join(writer.column(i) for i in table.key)} FROM {writer.place} AS t "
+            f"WHERE ({where}) AND ({told}) IN (SELECT {told} FROM (SELECT {values}) AS t WHERE {where})"
+        )
+        return self._world.keys(query, list(row))
+
+    def _decide(
+        self, table: MasterTable, change: Change, key: Key, row: Row, holder: Key, origin: Origin, *, stored: bool
+    ) -> Resolution:
+        relation = table.writer.relation
+        current = self._world.stored(table, holder)
+        kind = ConflictKind.INSERT_EXISTS if change[0] is Kind.INSERT else ConflictKind.UPDATE_EXISTS
+        incoming = Version(origin.commit_time, origin.node)
+        conflict = Conflict(kind, relation, key, change[0], current.row, row, current.version, incoming, None, table.rules.name)
+        if _knew(origin, current.version):
+            conflict = replace(conflict, winner="incoming")
+        else:
+            _, conflict = decide(table.rules, conflict, self._handler, None)
+        loser = Removal(relation, key, stored) if conflict.winner == "current" else Removal(relation, holder, stored=True)
+        return Resolution([], [conflict], [loser])
+
+
+def _incoming(table: MasterTable, change: Change, rows: dict[Key, Stored]) -> tuple[Key, Row | None]:
+    """The key and the row that a change would leave, as far as both are known."""
+    new = change[3]
+    if new is None:
+        return (), None
+    key = table.key_of(new)
+    before = rows.get(key)
+    row = filled(new, before.row if before else None)
+    return key, None if UNCHANGED in row else row
+
+
+def _knew(origin: Origin, version: Version | None) -> bool:
+    """Whether the origin had seen this version, or made it."""
+    if version is None or version.time is None or version.node == origin.node:
+        return True
+    seen = origin.seen.get(version.node)
+    return seen is not None and version.time <= seen

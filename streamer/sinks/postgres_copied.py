@@ -1,0 +1,138 @@
+"""The true versions of copied rows and tombstones: how a load writes them, and how they are found again.
+
+All that a load writes has one xmin, and the commit time OLDEST. For rows whose version may matter streamer.copied has the true one.
+Where the target has rows or tombstones of its own by then, the later of the two versions of a key stays.
+
+The traps: statements with the expression for a key's text hold percent signs, so they are sent without parameters. And a row's
+xmin is that of its top-level transaction only if no savepoint was open, so there must be none in a load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from psycopg import Cursor, sql
+
+from streamer.model import Version
+from streamer.ports import RowVersion
+from streamer.session import Connection
+from streamer.sinks.postgres_table import TargetTable, quote, quoted
+from streamer.versions import Versions, key_hash, key_id, key_text
+
+_STAGE: Final = "pg_temp.streamer_versions"
+_MAKE: Final = (
+    "CREATE TEMPORARY TABLE streamer_versions (id uuid, buried boolean, key text, origin text, commit_time timestamptz) "
+    "ON COMMIT DROP"
+)
+_FILL: Final = f"COPY {_STAGE} (id, buried, key, origin, commit_time) FROM STDIN"
+_FORGET: Final = f"DELETE FROM streamer.copied AS c USING {_STAGE} AS s WHERE c.id = s.id AND c.buried = s.buried"
+_KEEP: Final = (
+    "INSERT INTO streamer.copied (id, buried, xid, origin, commit_time) "
+    f"SELECT s.id, s.buried, (txid_current() % 4294967296)::text::xid, s.origin, s.commit_time FROM {_STAGE} AS s"
+)
+_BURY_AGAIN: Final = (
+    f"UPDATE streamer.tombstone AS d SET deleted = s.commit_time FROM {_STAGE} AS s "
+    "WHERE s.buried AND d.id = s.id AND {time} < s.commit_time"
+)
+_BURY: Final = (
+    "INSERT INTO streamer.tombstone (id, schema_name, table_name, key, deleted) "
+    f"SELECT s.id, {{schema}}, {{name}}, s.key, s.commit_time FROM {_STAGE} AS s "
+    "WHERE s.buried AND NOT EXISTS (SELECT FROM streamer.tombstone AS d WHERE d.id = s.id)"
+)
+_OLDEST_HERE: Final = """
+SELECT least((SELECT min(v.at) FROM {table} AS t {rows}),
+             (SELECT min(v.at) FROM streamer.tombstone AS t {rows} WHERE t.schema_name = {schema} AND t.table_name = {name}))
+"""
+_DELETED_HERE: Final = f"""
+DELETE FROM {{rows}} AS s
+USING (SELECT t.id, coalesce(v.at, t.deleted) AS at FROM streamer.tombstone AS t {{join}}
+       WHERE t.schema_name = {{schema}} AND t.table_name = {{name}}) AS d
+WHERE d.id = {{gone}} AND d.at > {{seen}}
+  AND NOT EXISTS (SELECT FROM {_STAGE} AS w WHERE w.id = {{id}} AND NOT w.buried AND w.commit_time > d.at)
+"""
+_DELETED_THERE: Final = (
+    f"DELETE FROM {{table}} AS t USING {_STAGE} AS w WHERE w.buried AND w.id = {{gone}} AND {{time}} < w.commit_time"
+)
+_LATER_THERE: Final = f"""
+WITH u AS (UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s JOIN {_STAGE} AS w ON w.id = {{id}} AND NOT w.buried
+           WHERE {{same}} AND {{time}} < w.commit_time RETURNING w.id)
+DELETE FROM streamer.version AS m USING u WHERE m.id = u.id
+"""
+_TRUE: Final = "SELECT id::text, xid::text, commit_time, origin FROM streamer.copied WHERE buried = %s AND id = ANY(%s::uuid[])"
+
+
+class CopiedVersions:
+    """What one load does about versions, in its transaction; `versions` is how to ask the target."""
+
+    def __init__(self, connection: Connection, target: TargetTable, versions: Versions) -> None:
+        self._connection = connection
+        self._target = target
+        self._versions = versions
+        self._key = [quote(c) for c in target.keys[0]]
+        table = target.table
+        self._names = {"schema": self._literal(table.schema), "name": self._literal(table.name), "table": quoted(table)}
+
+    def oldest_here(self) -> datetime | None:
+        """Return the time of the oldest row or tombstone that the target has, if known."""
+        row = self._run(_OLDEST_HERE.format(rows=self._versions.join("t.xmin"), **self._names)).fetchone()
+        return row[0] if row else None
+
+    def stage(self, rows: Iterable[RowVersion]) -> None:
+        """Receive the true versions."""
+        self._run("SET LOCAL enable_hashjoin = on")
+        self._run(_MAKE)
+        with self._connection.cursor() as cursor, cursor.copy(_FILL) as copy:
+            for row in rows:
+                id_, key = key_id(self._target.table, row.key), orjson.dumps(list(row.key)).decode() if row.key else ""
+                copy.write_row((id_, row.deleted, key, row.version.node, row.version.time))
+        self._run(f"ANALYZE {_STAGE}")
+
+    def settle(self, rows: str, columns: Sequence[str], seen: datetime) -> None:
+        """Compare the `columns` of the staged `rows` with the target's: take out of `rows` what was deleted here later, and out of
+        the target what is older. What was deleted here up to `seen` was known to the source."""
+        theirs, own = self._id("s"), self._id("t")
+        truncated = f"'{key_id(self._target.table, ())}'::uuid"
+        time = self._time("t.xmin")
+        for gone in (theirs, truncated):
+            known = self._literal(seen.isoformat())
+            join = self._versions.join("t.xmin")
+            self._run(_DELETED_HERE.format(rows=rows, join=join, gone=gone, id=theirs, seen=known, **self._names))
+        for gone in (own, truncated):
+            self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
+        assigned = [quote(c) for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
+        if assigned:
+            same = " AND ".join(f"t.{c} = s.{c}" for c in self._key)
+            set_ = ", ".join(f"{c} = s.{c}" for c in assigned)
+            self._run(_LATER_THERE.format(set=set_, rows=rows, id=theirs, same=same, time=time, **self._names))
+
+    def write(self) -> None:
+        """Leave the tombstones, and note the true versions of what this transaction has written."""
+        self._run(_BURY_AGAIN.format(time=self._time("d.xmin")))
+        self._run(_BURY.format(**self._names))
+        self._run(_FORGET)
+        self._run(_KEEP)
+
+    def _id(self, row: str) -> str:
+        return key_hash(self._connection, self._target.table, key_text(row, self._key))
+
+    def _time(self, xid: str) -> str:
+        return f"coalesce((SELECT v.at FROM (SELECT {xid}) AS y (xid) {self._versions.join('y.xid')}), '-infinity')"
+
+    def _run(self, query: str) -> Cursor[tuple[Any, ...]]:
+        return self._connection.execute(query.encode())
+
+    def _literal(self, text: str) -> str:
+        return sql.Literal(text).as_string(self._connection).strip()
+
+
+def true_versions(connection: Connection, found: Sequence[tuple[str, str | None, Version]], *, buried: bool) -> list[Version]:
+    """Return the versions of rows or tombstones, given with ids and xmin: of those without a time the one that a copy brought."""
+    ids = [id_ for id_, _, version in found if version.time is None]
+    if not ids:
+        return [version for _, _, version in found]
+    rows = connection.execute(_TRUE, [buried, ids], prepare=True)
+    true = {(id_, xid): Version(time, node) for id_, xid, time, node in rows}
+    return [true.get((id_, xid or ""), version) if version.time is None else version for id_, xid, version in found]

@@ -1,0 +1,264 @@
+"""What a PostgreSQL target does before streaming: begin an edge's progress, and load tables, each in one transaction.
+
+The first write of a load is the table's record in streamer.copy, which tells readers of this database's WAL that the transaction is
+not a local one; progress would be the obvious place, but tables that are loaded side by side would wait for each other there.
+
+Rows that applications write while a table is loaded stay, and win over copied ones with the same key: they are newer, and travel to
+the source by their own stream. Only a copy that is to replace everything removes rows.
+
+The trap, with several sources: a copied row must not look newer than any change that comes later. With the time of copying it
+would refuse what the source does meanwhile; with the snapshot's time, what another source had done before that and what had not
+reached the snapshot. So copied rows are stamped with OLDEST, and every change from elsewhere finds them older. Where that would be
+wrong, because a change may still come that is older than the row, the row's true version travels with it (`postgres_copied`).
+
+https://www.postgresql.org/docs/current/sql-copy.html
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Final
+
+import psycopg
+
+from streamer.errors import SchemaError, TargetError
+from streamer.model import LSN, POSTGRES_EPOCH, Origin, SlotIdentity, TableName
+from streamer.ports import CopyTable, Progress, RowVersion, Start
+from streamer.session import Connection, version
+from streamer.sinks.postgres_copied import CopiedVersions
+from streamer.sinks.postgres_session import EDGE, TargetSession
+from streamer.sinks.postgres_table import TargetTable, copy_into, quote, quoted, read_target
+from streamer.sinks.target_clock import TargetClock
+from streamer.versions import OLDEST, ORIGIN_OF, NotedVersions, OriginVersions, Versions, keeps_commit_times
+
+UPSERT: Final = 90500  # ON CONFLICT DO NOTHING
+IDENTITY: Final = 100000  # OVERRIDING SYSTEM VALUE
+STAGE: Final = "pg_temp.streamer_load"
+_LOCK_CLASS: Final = zlib.crc32(b"streamer joins") - (1 << 31)
+
+_COPIED: Final = f"{EDGE} AND schema_name = %s AND table_name = %s"
+_COPY_AGAIN: Final = (
+    f"UPDATE streamer.copy SET rows = NULL, position = %s, origin = %s, origin_position = %s, origin_time = %s WHERE {_COPIED}"
+)
+_COPY: Final = (
+    "INSERT INTO streamer.copy (position, origin, origin_position, origin_time, sync, source, target, schema_name, table_name) "
+    "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+)
+_BEGIN: Final = (
+    "INSERT INTO streamer.progress (sync, source, target, system_identifier, database, slot, position, origin, origin_position, "
+    "origin_time) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+)
+_ALL_PROGRESS: Final = (
+    "SELECT source, system_identifier, database, slot, position FROM streamer.progress WHERE sync = %s AND target = %s"
+)
+_ALL_COPIED: Final = "SELECT source, schema_name, table_name, position FROM streamer.copy WHERE sync = %s AND target = %s"
+
+
+class TableLoader:
+    """Begins one edge and loads its tables. With `masters`, several nodes write them; it is then the seconds that the clock of
+    another one may be ahead, and `days` is for how long versions are kept.
+    """
+
+    def __init__(self, session: TargetSession, masters: float | None = None, days: int = 7) -> None:
+        self._session = session
+        self._node = session.node
+        self._source = session.edge.source
+        self._connection = session.connection
+        self._where = session.where
+        self._skew = masters
+        self._days = timedelta(days=days)
+        self._locks: set[str] = set()
+
+    # -- records -----------------------------------------------------------------------------------------------------------------
+
+    def begin(self, slot: SlotIdentity, position: LSN) -> None:
+        """Insert the edge's progress row."""
+        identity = [slot.system_identifier, slot.database, slot.slot]
+        with self._session.errors(), self._connection.transaction():
+            self._connection.execute("SET LOCAL synchronous_commit = on")
+            at = str(position)
+            self._connection.execute(_BEGIN, [*self._where, *identity, at, self._source, at, POSTGRES_EPOCH])
+
+    def progress_by_source(self) -> Mapping[str, Progress]:
+        """Return what the target holds of all edges of the sync that end here."""
+        of = [self._where[0], self._where[2]]
+        copied: dict[str, dict[TableName, LSN]] = defaultdict(dict)
+        with self._session.errors():
+            for source, schema, table, position in self._connection.execute(_ALL_COPIED, of):
+                copied[source][TableName(schema, table)] = LSN.parse(position)
+            rows = self._connection.execute(_ALL_PROGRESS, of).fetchall()
+        return {row[0]: Progress(SlotIdentity(*row[1:4]), LSN.parse(row[4]), copied[row[0]]) for row in rows}
+
+    def keep(self, table: TableName, position: LSN) -> None:
+        """Record that the table needs no copy."""
+        with self._session.errors(), self._connection.transaction():
+            self._record(self._connection, self._source, table, position, POSTGRES_EPOCH)
+
+    def _record(self, connection: Connection, source: str, table: TableName, position: LSN, time: datetime) -> None:
+        """Write the table's record: in a copy the first write, which tells readers of this WAL that it is not a local change."""
+        connection.execute("SET LOCAL synchronous_commit = on")
+        sync, _, target = self._where
+        values = [str(position), source, str(position), time, sync, source, target, *_parts(table)]
+        if connection.execute(_COPY_AGAIN, values).rowcount == 0:
+            connection.execute(_COPY, values)
+
+    # -- locks -------------------------------------------------------------------------------------------------------------------
+
+    def try_lock(self, name: str) -> bool:
+        """Take an advisory lock for the session; it is one lock, however often it is taken."""
+        if name not in self._locks and self._advisory("pg_try_advisory_lock", name):
+            self._locks.add(name)
+        return name in self._locks
+
+    def unlock(self, name: str) -> None:
+        """Give it back, if we have it."""
+        if name in self._locks:
+            self._advisory("pg_advisory_unlock", name)
+            self._locks.discard(name)
+
+    def _advisory(self, function: str, name: str) -> bool:
+        key = zlib.crc32(f"{self._where[0]}: {self._where[2]}: {name}".encode()) - (1 << 31)
+        with self._session.errors():
+            query = f"SELECT {function}(%s::int, %s::int)"
+            return self._connection.execute(query.encode(), [_LOCK_CLASS, key]).fetchone() == (True,)
+
+    # -- tables ------------------------------------------------------------------------------------------------------------------
+
+    def has(self, table: TableName) -> bool:
+        """Return whether the target has this table."""
+        with self._session.errors():
+            try:
+                read_target(self._connection, self._node, table)
+            except SchemaError:
+                return False
+        return True
+
+    def is_empty(self, table: TableName) -> bool:
+        """Return whether the target's table has no rows."""
+        with self._session.errors():
+            read_target(self._connection, self._node, table)
+            return _is_empty(self._connection, table)
+
+    def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
+        """Write the rows, in one transaction."""
+        with self._session.errors(), self._loading() as connection, connection.transaction():
+            self._record(connection, self._source, table.table, start.position, start.time)
+            for source, position in start.others.items():
+                self._record(connection, source, table.table, position, POSTGRES_EPOCH)
+            target = read_target(connection, self._node, table.table)
+            if start.replace:
+                _empty(connection, table.table)
+            else:
+                connection.execute(f"LOCK TABLE {quoted(table.table)} IN SHARE ROW EXCLUSIVE MODE")
+            copied = CopiedVersions(connection, target, self._versions()) if self._skew is not None and target.keys else None
+            if self._is_untouched(connection, table.table):
+                sent = self._copy(connection, table, quoted(table.table), blocks)
+                if copied is not None:
+                    copied.stage(self._true_versions(target, start, None))
+            else:
+                sent = self._merge(connection, table, target, start, blocks, copied)
+            if copied is not None:
+                copied.write()
+            connection.execute(f"UPDATE streamer.copy SET rows = %s WHERE {_COPIED}", [sent, *self._where, *_parts(table.table)])
+            self._stamp(connection, start)
+        return sent
+
+    @contextmanager
+    def _loading(self) -> Iterator[Connection]:
+        """The connection for a load: one of its own, or the edge's, because only one session can have a replication origin."""
+        if self._skew is not None:
+            self._session.follow_origin(self._source)
+            yield self._connection
+        else:
+            with self._session.connect() as connection:
+                yield connection
+
+    def _stamp(self, connection: Connection, start: Start) -> None:
+        """Give the copied rows their version. What is seen here afterwards is in the past of the target's clock."""
+        if self._skew is None:
+            return
+        stamp = Origin(self._source, start.position, OLDEST)
+        if self._session.follow_origin(self._source):
+            connection.execute("SELECT pg_replication_origin_xact_setup(%s, %s)", [str(start.position), OLDEST])
+        if (note := self._versions().note(stamp)) is not None:
+            connection.execute(*note)
+        TargetClock(self._session.edge, connection, self._skew).wait_for(
+            Origin(self._source, start.position, start.time), lambda: False
+        )
+
+    def _versions(self) -> Versions:
+        """How to ask this target; the session's origin has been set up."""
+        connection = self._connection
+        exact = self._session.origin is not None and version(connection) >= ORIGIN_OF and keeps_commit_times(connection)
+        return OriginVersions(connection, self._node) if exact else NotedVersions(connection, self._node)
+
+    def _true_versions(self, target: TargetTable, start: Start, here: datetime | None) -> Iterable[RowVersion]:
+        """The versions of rows that may matter; older ones than tombstones are kept cannot."""
+        return () if start.versions is None else start.versions(target.keys[0], start.time - self._days, here)
+
+    def _copy(self, connection: Connection, table: CopyTable, into: str, blocks: Iterable[bytes]) -> int:
+        sent = 0
+        cursor = connection.cursor()
+        with cursor.copy(copy_into(into, [quote(c) for c in table.columns])) as copy:
+            for block in blocks:
+                copy.write(block)
+                sent += block.count(b"\n")
+        if cursor.rowcount != sent:
+            raise TargetError(f'table "{table.table}" on "{self._node}" took {cursor.rowcount} of {sent} copied rows')
+        return sent
+
+    def _merge(
+        self,
+        connection: Connection,
+        table: CopyTable,
+        target: TargetTable,
+        start: Start,
+        blocks: Iterable[bytes],
+        copied: CopiedVersions | None,
+    ) -> int:
+        """Add those rows whose keys are not there; of a key that was written, or deleted, on both sides the later version stays."""
+        columns = ", ".join(map(quote, table.columns))
+        stage = STAGE.removeprefix("pg_temp.")
+        name = quoted(table.table)
+        connection.execute(f"CREATE TEMPORARY TABLE {stage} ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA".encode())
+        sent = self._copy(connection, table, STAGE, blocks)
+        if copied is not None:
+            copied.stage(self._true_versions(target, start, copied.oldest_here()))
+            copied.settle(STAGE, table.columns, start.seen)
+        always = any(c.always_identity for c in target.columns.values()) and version(connection) >= IDENTITY
+        overriding = " OVERRIDING SYSTEM VALUE" if always else ""
+        once = " ON CONFLICT DO NOTHING" if version(connection) >= UPSERT else ""
+        connection.execute(f"INSERT INTO {name} ({columns}){overriding} SELECT {columns} FROM {STAGE}{once}".encode())
+        return sent
+
+    def _is_untouched(self, connection: Connection, table: TableName) -> bool:
+        """Whether the table has no rows, nor has had any that were deleted."""
+        if not _is_empty(connection, table):
+            return False
+        if self._skew is None:
+            return True
+        query = "SELECT 1 FROM streamer.tombstone WHERE schema_name = %s AND table_name = %s LIMIT 1"
+        return connection.execute(query, _parts(table)).fetchone() is None
+
+
+def _parts(table: TableName) -> tuple[str, str]:
+    return table.schema, table.name
+
+
+def _is_empty(connection: Connection, table: TableName) -> bool:
+    return connection.execute(f"SELECT 1 FROM {quoted(table)} LIMIT 1").fetchone() is None
+
+
+def _empty(connection: Connection, table: TableName) -> None:
+    """Remove the rows; by DELETE where a foreign key forbids TRUNCATE (it does not fire in a replica session)."""
+    if _is_empty(connection, table):
+        return
+    try:
+        with connection.transaction():
+            connection.execute(f"TRUNCATE {quoted(table)}")
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+        connection.execute(f"DELETE FROM {quoted(table)}")

@@ -1,0 +1,196 @@
+"""What a PostgreSQL node holds of the rows that a transaction touches, with their versions: what conflicts are judged by.
+
+The rows are locked before their tombstones and versions are looked up, so that what is judged is still so when the outcome is
+written. The text of a value is what the type's output function gives: it is taken from the result as it came, because a cast to
+text differs for some types.
+
+The trap: a row that changes while its lock is waited for comes as it is then, but with the version that it had before, because
+the server does not call the function for that again. So the xmin that was asked about comes along, and the row is read once more.
+
+https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import orjson
+
+from streamer.model import UNCHANGED, Change, Row, Value
+from streamer.session import Connection
+from streamer.sinks.conflict import Key, Rules, Stored, Table, Version
+from streamer.sinks.postgres_copied import true_versions
+from streamer.sinks.postgres_table import TableWriter
+from streamer.versions import Versions, key_id
+
+AT_ONCE: Final = 5000
+"""Keys asked for in one query."""
+
+TOMBSTONES: Final = "streamer.tombstone"
+
+Cells: TypeAlias = list[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class MasterTable:
+    """A table that has several masters: how it is written, and the rules for its conflicts."""
+
+    writer: TableWriter
+    key: tuple[int, ...]
+    #: the other unique keys, as far as the relation has their columns
+    uniques: tuple[tuple[int, ...], ...]
+    rules: Rules
+
+    @property
+    def merges(self) -> bool:
+        """Whether some columns are merged, not overwritten."""
+        return bool(self.rules.delta or self.rules.max or self.rules.min)
+
+    def key_of(self, row: Row) -> Key:
+        """The row's key."""
+        return tuple(str(row[i]) for i in self.key)
+
+    def text_of(self, key: Key) -> str:
+        """The key as its tombstone shows it."""
+        return orjson.dumps(list(key)).decode() if key else ""
+
+    def id_of(self, key: Key) -> str:
+        """What the row's tombstone and version are kept under."""
+        return key_id(self.writer.relation.table, key)
+
+
+class World:
+    """Loads the touched part of tables."""
+
+    def __init__(self, connection: Connection, versions: Versions) -> None:
+        self._connection = connection
+        self._versions = versions
+
+    def load(self, table: MasterTable, changes: Sequence[Change]) -> Table:
+        """Return the part of the table that these changes of it touch, its rows locked."""
+        keys = list(dict.fromkeys(key for change in changes for key in _keys(table, change)))
+        rows: dict[Key, Stored] = {}
+        for index, row, version in self._rows(table, table.key, keys):
+            rows[keys[index]] = Stored(row, version)
+        for unique in table.uniques:
+            for _, row, version in self._rows(table, unique, list(dict.fromkeys(_wanted(unique, changes)))):
+                rows.setdefault(table.key_of(row), Stored(row, version))
+        deleted = self.tombstones(table, [key for key in keys if table.merges or key not in rows])
+        for key in keys:
+            rows.setdefault(key, Stored(None, deleted.get(key)))
+        if table.merges:
+            self._correct_versions(table, rows)
+            for key in rows.keys() & deleted.keys():
+                rows[key].deleted = deleted[key]
+        return Table(table.writer.relation, table.key, table.uniques, table.rules, rows)
+
+    def stored(self, table: MasterTable, key: Key) -> Stored:
+        """Return what is at one key, locked."""
+        part: dict[Key, Stored] = {}
+        for _, row, version in self._rows(table, table.key, [key]):
+            part[key] = Stored(row, version)
+        if table.merges:
+            self._correct_versions(table, part)
+        return part.get(key) or Stored(None, None)
+
+    def keys(self, query: str, values: Sequence[Value]) -> list[Key]:
+        """Return the keys that a query gives."""
+        return [tuple(str(cell) for cell in cells) for cells in self._texts(query, values)]
+
+    def tombstones(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, Version]:
+        """Return the newest deletion of each of these keys, of the row or of all rows of the table."""
+        truncated = self._of_ids(TOMBSTONES, "t.xmin", [table.id_of(())]).get(table.id_of(()))
+        ids = {table.id_of(key): key for key in keys}
+        found = {ids[i]: v for i, v in self._of_ids(TOMBSTONES, "t.xmin", list(ids)).items()}
+        if truncated is not None:
+            found = {key: newer(found.get(key), truncated) for key in keys}
+        return found
+
+    def _correct_versions(self, table: MasterTable, rows: dict[Key, Stored]) -> None:
+        """Give rows that were merged since the version of their ordinary columns."""
+        ids = {table.id_of(key): stored for key, stored in rows.items() if stored.row is not None}
+        for i, version in self._of_ids("streamer.version", "t.xid", list(ids)).items():
+            ids[i].version = version
+
+    def _of_ids(self, table: str, xid: str, ids: Sequence[str]) -> dict[str, Version]:
+        if not ids:
+            return {}
+        versions = self._versions
+        told = f"{versions.columns}, {xid}::text"
+        query = f"SELECT t.id::text, {told} FROM {table} AS t {versions.join(xid)} WHERE t.id = ANY(%s::uuid[])"
+        rows = self._connection.execute(query.encode(), [list(ids)]).fetchall()
+        found = [(i, own, versions.read(time, mark)) for i, time, mark, own in rows]
+        true = true_versions(self._connection, found, buried=table == TOMBSTONES)
+        return {i: version for (i, _, _), version in zip(found, true, strict=True)}
+
+    def _rows(self, table: MasterTable, columns: Sequence[int], values: Sequence[Key]) -> Iterator[tuple[int, Row, Version]]:
+        """The rows that have these values in these columns, locked, each with the number of the values that it was found by."""
+        query = _query(table, columns, self._versions)
+        for start in range(0, len(values), AT_ONCE):
+            block = values[start : start + AT_ONCE]
+            lists = [[value[i] for value in block] for i in range(len(columns))]
+            texts = list(self._texts(query, lists))
+            while any(xid != judged for *_, xid, judged in texts):  # a row that changed while we waited for its lock
+                texts = list(self._texts(query, lists))
+            rows = [
+                (start + int(number or 0) - 1, tuple(cells), xid, self._versions.read(time, mark))
+                for number, *cells, time, mark, xid, _ in texts
+            ]
+            found = [(table.id_of(table.key_of(row)) if v.time is None else "", xid, v) for _, row, xid, v in rows]
+            true = true_versions(self._connection, found, buried=False)
+            yield from ((number, row, version) for (number, row, _, _), version in zip(rows, true, strict=True))
+
+    def _texts(self, query: str, values: Sequence[object]) -> Iterator[Cells]:
+        """The result as the server has written it."""
+        result = self._connection.execute(query.encode(), values).pgresult
+        assert result is not None
+        for i in range(result.ntuples):
+            cells = (result.get_value(i, j) for j in range(result.nfields))
+            yield [None if cell is None else cell.decode() for cell in cells]
+
+
+def newer(one: Version | None, other: Version) -> Version:
+    """Return the later of two versions; one without a time is the oldest."""
+    if one is None or one.time is None:
+        return other
+    if other.time is None:
+        return one
+    return max(one, other, key=lambda v: (v.time, v.node))
+
+
+def _query(table: MasterTable, columns: Sequence[int], versions: Versions) -> str:
+    writer = table.writer
+    names = [writer.column(i) for i in range(len(writer.relation.names))]
+    lists = ", ".join("%s::text[]" for _ in columns)
+    given = ", ".join(f"k{n}" for n in range(len(columns)))
+    same = " AND ".join(f"t.{names[i]} = k.k{n}::{writer.base_type(i)}" for n, i in enumerate(columns))
+    return (
+        f"SELECT k.n, {', '.join(f't.{name}' for name in names)}, {versions.columns}, t.xmin::text, y.xid::text "
+        f"FROM unnest({lists}) WITH ORDINALITY AS k({given}, n) "
+        f"JOIN {writer.place} AS t ON {same} CROSS JOIN LATERAL (SELECT t.xmin AS xid OFFSET 0) AS y {versions.join('y.xid')} "
+        f"FOR UPDATE OF t"
+    )
+
+
+def _keys(table: MasterTable, change: Change) -> Iterator[Key]:
+    """The keys that a change touches: two if it changes the key."""
+    _, _, old, new = change
+    for row in (old, new):
+        if row is not None and not any(row[i] is UNCHANGED for i in table.key):
+            yield table.key_of(row)
+
+
+def _wanted(unique: Sequence[int], changes: Sequence[Change]) -> Iterator[Key]:
+    """The values of a unique key that the changes may store; one with a NULL never collides.
+
+    Also those that an update left as they were: the row that is here may be another one, and be written as a whole.
+    """
+    for _, _, old, new in changes:
+        if new is None:
+            continue
+        values = [old[i] if new[i] is UNCHANGED and old is not None else new[i] for i in unique]
+        texts = [v for v in values if isinstance(v, str)]
+        if len(texts) == len(values):
+            yield tuple(texts)
