@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from streamer.errors import ApplyError, ConnectError, SchemaError
 from streamer.model import LSN, UNCHANGED, Change, EdgeName, Group, Identity, Kind, Relation, Row, SlotIdentity, TableName
-from streamer.ports import CopyTable, Progress, Written
+from streamer.ports import CopyTable, Progress, Start, Written
 from streamer.sinks.copytext import parse
+from streamer.sinks.in_order import write_in_order
 
 Record = dict[str, str | None]
 
@@ -38,6 +40,7 @@ class MemoryDatabase:
         self.tables: dict[TableName, MemoryTable] = {}
         self.progress: dict[EdgeName, Progress] = {}
         self.writers: set[EdgeName] = set()
+        self.locks: dict[str, EdgeName] = {}
         self.groups: list[Group] = []
         #: write() waits until it is set
         self.gate = threading.Event()
@@ -84,30 +87,51 @@ class MemorySink:
     def is_empty(self, table: TableName) -> bool:
         return not _table(self._database.tables, table).rows
 
-    def load(self, table: CopyTable, position: LSN, blocks: Iterable[bytes]) -> int:
+    def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         self._database.meet_fault("load")
         target = copy.deepcopy(_table(self._database.tables, table.table))
-        target.rows.clear()
+        if start.replace:
+            target.rows.clear()
         rows = [dict(zip(table.columns, row, strict=True)) for block in blocks for row in parse(block)]
         for row in rows:
             _put(target, table.table, row)
         self._database.tables[table.table] = target
-        self.keep(table.table, position)
+        self.keep(table.table, start.position)
+        for source, position in start.others.items():
+            other = EdgeName(self._edge.sync, source, self._edge.target)
+            self._database.progress[other].copied[table.table] = position
         return len(rows)
+
+    def progress_by_source(self) -> Mapping[str, Progress]:
+        ours = (self._edge.sync, self._edge.target)
+        progress = self._database.progress
+        return {e.source: copy.deepcopy(p) for e, p in progress.items() if (e.sync, e.target) == ours}
+
+    def try_lock(self, name: str) -> bool:
+        return self._database.locks.setdefault(name, self._edge) == self._edge
+
+    def unlock(self, name: str) -> None:
+        if self._database.locks.get(name) == self._edge:
+            del self._database.locks[name]
 
     def keep(self, table: TableName, position: LSN) -> None:
         self._database.progress[self._edge].copied[table] = position
 
-    def write(self, group: Group) -> Written:
+    merges = True
+
+    def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
+        return write_in_order(groups, interrupted, self._write)
+
+    def _write(self, group: Group) -> Written:
         self._database.gate.wait()
         self._database.meet_fault("write")
         if self._open_tables is None:
             self._open_tables = copy.deepcopy(self._database.tables)
-        done = Counter(_apply(self._open_tables, change) for change in group.changes)
+        done: dict[str, Any] = Counter(_apply(self._open_tables, change) for change in group.changes)
         if group.complete:
             self._commit(group)
         self._database.groups.append(group)
-        return Written(**done)
+        return Written(done["inserted"], done["updated"], done["deleted"], done["truncated"], done["missing"])
 
     def _commit(self, group: Group) -> None:
         self._database.meet_fault("commit")
@@ -127,6 +151,8 @@ class MemorySink:
         self._open_tables = None
         if self._is_open:
             self._database.writers.discard(self._edge)
+            for name in list(self._database.locks):
+                self.unlock(name)
             self._is_open = False
 
 

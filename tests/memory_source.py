@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from streamer.model import LSN, Change, Idle, Origin, Piece, SlotIdentity, TableName, Transaction
-from streamer.ports import CopyTable, SlotState
+from streamer.ports import CopyTable, Held, RowVersion, SlotState
 from streamer.sinks.copytext import format_rows
 
 SLOT = SlotIdentity("7000", "shop", "streamer_shop_a")
@@ -25,6 +25,8 @@ class MemorySource:
         #: where each session began
         self.sessions: list[LSN] = []
         self.rows_of: dict[TableName, list[tuple[str, ...]]] = {}
+        #: what it has applied of other sources
+        self.holds: dict[str, Held] = {}
         #: the next reads raise these
         self.faults: list[Exception] = []
         self._tables = tables
@@ -50,7 +52,7 @@ class MemorySource:
 
     @contextmanager
     def snapshot(self) -> Iterator[MemorySnapshot]:
-        yield MemorySnapshot(self.end, self.rows_of)
+        yield MemorySnapshot(self.end, self.rows_of, self.holds)
 
     @contextmanager
     def read_from(self, position: LSN) -> Iterator[MemoryReader]:
@@ -92,9 +94,25 @@ class MemoryReader:
 class MemorySnapshot:
     """Implements ports.Snapshot."""
 
-    def __init__(self, position: LSN, rows_of: dict[TableName, list[tuple[str, ...]]]) -> None:
+    def __init__(
+        self, position: LSN, rows_of: Mapping[TableName, list[tuple[str, ...]]], holds: Mapping[str, Held] | None = None
+    ) -> None:
         self.position = position
+        self.time = datetime.now(UTC)
         self._rows_of = rows_of
+        self._holds = holds or {}
+
+    def held(self, sync: str) -> Mapping[str, Held]:
+        return self._holds
+
+    def is_empty(self, table: TableName) -> bool:
+        return not self._rows_of.get(table)
+
+    def has_deleted(self, table: TableName) -> bool:
+        return False
+
+    def versions(self, table: TableName, key: Sequence[str], since: datetime) -> Iterator[RowVersion]:
+        return iter(())
 
     @contextmanager
     def rows(self, table: TableName, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from streamer.copying import InitialCopy, Policy, prepare
+from streamer.copying import BrokenOff, InitialCopy, Policy, prepare
 from streamer.errors import ConnectError, SchemaError, SourceError, StreamerError
-from streamer.model import EdgeName, TableName
-from streamer.ports import CopyTable, Progress
+from streamer.model import LSN, EdgeName, SlotIdentity, TableName
+from streamer.ports import CopyTable, Held, Progress
 from tests.changes import copy_of, table
 from tests.memory import MemoryDatabase, MemorySink, MemoryTable
-from tests.memory_source import START, MemorySnapshot, MemorySource
+from tests.memory_source import SLOT, START, MemorySnapshot, MemorySource
 
 EDGE = EdgeName("shop", "a", "b")
 FIRST, SECOND = copy_of(table("first", id="integer")), copy_of(table("second", id="integer"))
@@ -139,3 +140,117 @@ def test_a_table_that_the_stream_no_longer_carries_is_an_error() -> None:
     join(MemorySource([FIRST]), target)
     with pytest.raises(SourceError, match=r'"public.first" is no longer in the publication of slot "streamer_shop_a"'):
         join(MemorySource([replace(FIRST, carried=False)]), target)
+
+
+# -- several sources ---------------------------------------------------------------------------------------------------------------
+
+OTHER = EdgeName("shop", "c", "b")
+OTHER_SLOT = SlotIdentity("7001", "shop", "streamer_shop_c")
+
+
+def held(position: int, **copied: int) -> dict[str, Held]:
+    """What a source holds of "c"."""
+    tables = {TableName("public", name): LSN(at) for name, at in copied.items()}
+    return {"c": Held(Progress(OTHER_SLOT, LSN(position), tables), datetime.now(UTC))}
+
+
+def fed_by_two(*tables: CopyTable, begun: int | None = 400) -> MemoryDatabase:
+    """A target of "a" and "c", where the edge from "c" has begun at this position."""
+    target = database(*tables)
+    if begun is not None:
+        target.progress[OTHER] = Progress(OTHER_SLOT, LSN(begun), {})
+    return target
+
+
+def join_beside(
+    source: MemorySource, target: MemoryDatabase, edge: EdgeName = EDGE, patience: int = 0
+) -> tuple[Progress, list[str]]:
+    """Join while another source feeds the target, giving up after so many looks; return what was waited for as well."""
+    copy = InitialCopy(edge, "if-empty", 1, ("a", "c"))
+    waited: list[str] = []
+
+    def stopped() -> bool:
+        if copy.obstacle is not None and copy.obstacle not in waited:
+            waited.append(copy.obstacle)
+        return copy.obstacle is not None and len(waited) > patience
+
+    sink = MemorySink(edge, target)
+    progress = Progress(SLOT, START, {})
+    with suppress(BrokenOff), closing(sink):
+        progress = prepare(edge, source, sink, copy, stopped)
+    return progress, waited
+
+
+def test_a_copy_records_where_the_other_source_goes_on() -> None:
+    source, target = MemorySource([FIRST]), fed_by_two(FIRST)
+    source.rows_of[FIRST.table] = [("1",)]
+    source.holds = held(500, first=450)
+    join_beside(source, target)
+    assert target.progress[OTHER].copied == {FIRST.table: LSN(500)}
+    other = MemorySource([FIRST])
+    other.slot, other.confirmed, other.end = OTHER_SLOT, LSN(400), LSN(600)
+    other.rows_of[FIRST.table] = [("1",), ("2",)]
+    progress, waited = join_beside(other, target, OTHER)
+    assert (progress.copied, waited, ids(target, FIRST.table)) == ({FIRST.table: LSN(500)}, [], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("begun", "holds", "streams", "expected"),
+    [
+        (None, held(500, first=450), False, "edge shop: c -> b has not begun"),
+        (400, {}, False, 'edge shop: c -> a has not begun with table "public.first"'),
+        (400, held(500), False, 'edge shop: c -> a has not begun with table "public.first"'),
+        (600, held(500, first=450), False, "edge shop: c -> a is behind edge shop: c -> b"),
+        (400, held(500, first=450), True, "edge shop: c -> b streams already"),
+    ],
+    ids=["not begun", "unknown to the source", "without the table", "ahead", "streaming"],
+)
+def test_a_copy_waits_until_it_can_say_where_the_other_source_goes_on(
+    begun: int | None, holds: dict[str, Held], streams: bool, expected: str
+) -> None:
+    source, target = MemorySource([FIRST]), fed_by_two(FIRST, begun=begun)
+    source.rows_of[FIRST.table] = [("1",)]
+    source.holds = holds
+    if streams:
+        MemorySink(OTHER, target).try_lock("streams c")
+    _, waited = join_beside(source, target)
+    assert len(waited) == 1
+    assert waited[0].startswith(expected)
+    assert ids(target, FIRST.table) == []
+    assert target.locks.keys() == ({"streams c"} if streams else set())
+
+
+def test_who_has_nothing_to_copy_waits_for_what_the_other_source_has() -> None:
+    empty, target = MemorySource([FIRST]), fed_by_two(FIRST)
+    _, waited = join_beside(empty, target)
+    assert waited == ['edge shop: c -> b has not begun with table "public.first"']
+    full = MemorySource([FIRST])
+    full.slot, full.confirmed, full.end = OTHER_SLOT, LSN(400), LSN(600)
+    full.rows_of[FIRST.table] = [("1",)]
+    full.holds = {"a": Held(Progress(SLOT, LSN(1020), {FIRST.table: START}), datetime.now(UTC))}
+    join_beside(full, target, OTHER)
+    progress, waited = join_beside(empty, target)
+    assert (progress.copied, waited, ids(target, FIRST.table)) == ({FIRST.table: LSN(1020)}, [], ["1"])
+
+
+def test_a_table_that_was_empty_is_copied_although_rows_came_while_we_waited() -> None:
+    source, target = MemorySource([FIRST]), fed_by_two(FIRST)
+    source.rows_of[FIRST.table] = [("1",)]
+    copy, sink = InitialCopy(EDGE, "if-empty", 1, ("a", "c")), MemorySink(EDGE, target)
+
+    def waiting() -> bool:
+        if copy.obstacle is not None:
+            target.tables[FIRST.table].rows = [{"id": "9"}]
+            source.holds = held(500, first=450)
+        return False
+
+    prepare(EDGE, source, sink, copy, waiting)
+    assert ids(target, FIRST.table) == ["9", "1"]
+    assert target.locks == {"streams a": EDGE}
+
+
+def test_only_one_edge_decides_at_a_time() -> None:
+    source, target = MemorySource([FIRST]), fed_by_two(FIRST)
+    MemorySink(OTHER, target).try_lock("joins")
+    _, waited = join_beside(source, target)
+    assert waited == ["another edge into the same target copies, or is about to"]
