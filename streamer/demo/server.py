@@ -35,6 +35,11 @@ _SETTINGS: Final = {
     "listen_addresses": "",
     "port": str(PORT),
     "wal_level": "logical",
+    "track_commit_timestamp": "on",
+    # one server is all nodes at once
+    "max_replication_slots": "40",
+    "max_wal_senders": "40",
+    "max_active_replication_origins": "40",
     "max_wal_size": "256MB",
     "fsync": "off",  # what it holds is thrown away a minute later
 }

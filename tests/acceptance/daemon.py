@@ -81,9 +81,8 @@ class Streamer:
 
     def command(self, *arguments: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a verb on the config to its end."""
-        verb, *options = arguments
         done = subprocess.run(
-            [*PROGRAM, verb, "--config", str(self.path), *options],
+            [*PROGRAM, *arguments, "--config", str(self.path)],
             capture_output=True,
             text=True,
             timeout=60,

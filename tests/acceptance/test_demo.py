@@ -17,7 +17,8 @@ import pytest
 from tests.waiting import wait_for
 
 DEMO = [sys.executable, "-m", "streamer.cli", "demo"]
-TABLES = ("pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers")
+TABLES = ("pgbench_accounts", "pgbench_branches", "pgbench_history", "pgbench_tellers", "prices")
+MONEY = ("accounts", "tellers", "branches", "history")
 
 
 @pytest.fixture
@@ -32,6 +33,12 @@ def room() -> Iterator[Path]:
 def start(room: Path, *options: str) -> subprocess.Popen[str]:
     environment = os.environ | {"TMPDIR": str(room), "COLUMNS": "80"}
     return subprocess.Popen([*DEMO, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def cells(row: str, printed: str) -> list[str]:
+    """What a table of the demo shows of each node."""
+    line = next(line for line in printed.splitlines() if line.startswith(f"│ {row} "))
+    return [cell.strip() for cell in line.split("│")[2:7]]
 
 
 def processes(room: Path) -> list[str]:
@@ -51,12 +58,13 @@ def test_the_demo_ends_with_equal_rows_and_leaves_nothing_behind(room: Path) -> 
     demo = start(room, "--seconds", "2")
     printed, _ = demo.communicate()
     assert demo.returncode == 0, printed
-    for table in TABLES:
-        assert re.search(rf"{table} .* equal ", printed), printed
-    assert "Every row of every table is equal on all three." in printed
-    rows = re.search(r"pgbench_history +│ +([\d,]+) │ +([\d,]+) │ +([\d,]+) │", printed)
-    assert rows, printed
-    assert rows[1] == rows[2] == rows[3] != "0"
+    for row in (*TABLES, *MONEY):
+        assert re.search(rf"│ {row} .* equal ", printed), printed
+    assert "Every row of every table is equal on all 5, and not one payment is lost or counted twice." in printed
+    assert len(set(cells("pgbench_history", printed))) == 1
+    assert len({amount for where in MONEY for amount in cells(where, printed)}) == 1
+    assert int(cells("pgbench_history", printed)[0].replace(",", "")) > 100
+    assert re.search(r"\d+ conflicts were resolved: \d+ \w+", printed), printed
     assert list(room.iterdir()) == []
     assert processes(room) == []
 
@@ -65,7 +73,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(room: Path) -> None:
     demo = start(room, "--seconds", "100")
     assert demo.stdout is not None
     for line in demo.stdout:
-        if "streaming" in line:
+        if "; lag " in line:
             break
     demo.send_signal(signal.SIGINT)
     printed, _ = demo.communicate()
@@ -80,11 +88,12 @@ def test_what_a_kept_demo_says_about_looking_around_and_removing_it_is_true(room
     printed, _ = demo.communicate()
     assert demo.returncode == 0, printed
     commands = [line.strip() for line in printed.split("To look around:")[1].splitlines() if line.startswith("  ")]
-    config, _, status, psql, _, removal = commands
+    config, _, status, conflicts, psql, _, removal = commands
     try:
-        assert "[syncs.demo]" in _shell(config)
+        assert "[syncs.archive]" in _shell(config)
         assert "not running" in _shell(f"{status} || [ $? = 1 ]")
-        assert _shell(f"{psql} -Atc 'SELECT count(*) FROM pgbench_accounts'").strip() == "200000"
+        _shell(f"{conflicts} --json")
+        assert _shell(f"{psql} -Atc 'SELECT count(*) FROM pgbench_accounts'").strip() == "100000"
         assert next(room.glob("*/shop.sqlite")).stat().st_size > 0
     finally:
         _shell(removal)

@@ -1,4 +1,4 @@
-"""What the benchmark compares: PostgreSQL's built-in subscription, and streamer with either plugin.
+"""What the benchmark compares: PostgreSQL's built-in subscription, streamer with either plugin, and streamer between two sources.
 
 A contender replicates everything from `pair.source` to `pair.target`, whose tables exist and are empty. Its first `start()` begins
 with the initial copy. It is told from the others only here: the jobs (work.py) look at the two databases and at the slot.
@@ -30,10 +30,13 @@ url = "{target}"
 listen = "127.0.0.1:{port}"
 
 [syncs.bench]
-sources = ["a"]
-targets = ["b"]
+{roles}
 tables = ["public.*"]
 """
+ROLES = {
+    False: 'sources = ["a"]\ntargets = ["b"]',
+    True: 'sources = ["a", "b"]',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +104,19 @@ class BuiltIn:
 
 
 class Streamer:
-    """The daemon in a process of its own, as a user runs it."""
+    """The daemon in a process of its own, as a user runs it. With `multi_master` both databases are sources."""
 
     slot = "streamer_bench_a"
 
-    def __init__(self, pair: Pair, plugin: str) -> None:
+    def __init__(self, pair: Pair, plugin: str, *, multi_master: bool = False) -> None:
         self._pair = pair
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-bench-")
         self._config = Path(self._directory.name) / "streamer.toml"
         self._log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        text = CONFIG.format(source=pair.source.url, target=pair.target.url, plugin=plugin, port=free_port())
+        text = CONFIG.format(
+            source=pair.source.url, target=pair.target.url, plugin=plugin, port=free_port(), roles=ROLES[multi_master]
+        )
         self._config.write_text(text)
         self._command("setup")
 
@@ -153,11 +158,14 @@ class Streamer:
 
 def make(name: str, pair: Pair) -> Contender:
     """Return a contender of `NAMES`, set up but not started."""
-    return BuiltIn(pair) if name == BUILT_IN else Streamer(pair, name)
+    if name == BUILT_IN:
+        return BuiltIn(pair)
+    return Streamer(pair, "pgoutput", multi_master=True) if name == MULTI_MASTER else Streamer(pair, name)
 
 
 BUILT_IN = "built-in"
-NAMES = (BUILT_IN, "pgoutput", "wal2json")
+MULTI_MASTER = "multi-master"
+NAMES = (BUILT_IN, "pgoutput", "wal2json", MULTI_MASTER)
 
 
 def slot_is_active(pair: Pair, slot: str) -> bool:

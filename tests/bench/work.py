@@ -167,6 +167,8 @@ def make_template(database: Database, steps: str, scale: int) -> None:
     """Make the tables in `database` with the initialization steps of pgbench."""
     pgbench(database, "-i", "-q", "-I", steps, "-s", str(scale))
     database.execute(MARK)
+    if "g" in steps:  # rows are generated
+        database.execute("INSERT INTO mark (job) VALUES ('none')")
 
 
 def pgbench(database: Database, *arguments: str, options: str = "") -> None:

@@ -56,11 +56,12 @@ class Running:
 
 
 @contextmanager
-def running(config: Config, *, wait: bool = True) -> Iterator[Running]:
-    """Set up the config's syncs and run them while the context lasts; with `wait`, from when all of them stream."""
+def running(config: Config, *, source: str | None = None, wait: bool = True) -> Iterator[Running]:
+    """Set up the config's syncs and run them, or those from one source, while the context lasts; with `wait`, from when all of them
+    stream."""
     setup(config, None, lambda line: None)
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    daemon = Daemon(config)
+    daemon = Daemon(config, source=source)
     thread = threading.Thread(target=daemon.run)
     thread.start()
     try:

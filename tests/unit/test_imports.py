@@ -20,10 +20,10 @@ PACKAGE = Path(streamer.__file__).parent
 
 LAYERS = (
     ("__init__", "model", "errors"),
-    ("ports", "config", "session", "statements", "logs", "report", "retry"),
+    ("ports", "config", "conflict_config", "session", "versions", "statements", "logs", "report", "retry"),
     ("topology", "progress", "router", "grouping", "queue"),
     ("capture", "sinks"),
-    ("stream", "edge", "copying", "metrics", "http"),
+    ("stream", "edge", "copying", "joining", "metrics", "http"),
     ("daemon", "admin"),
     ("cli", "demo"),
     ("__main__",),
@@ -33,7 +33,7 @@ STRANGERS = (("capture", "sinks"), ("sinks", "capture"))
 """Parts of one row of which the first never imports the second."""
 
 DRIVERS = ("psycopg", "pymysql", "sqlite3")
-DRIVER_USERS = ("capture", "sinks", "admin", "demo", "session")
+DRIVER_USERS = ("capture", "sinks", "admin", "demo", "session", "versions")
 """Who talks to a database; `session` opens the connections of the others."""
 
 
