@@ -114,8 +114,9 @@ class Pipeline:
 
 
 def undo(connection: Connection, statement: str) -> None:
-    """Execute a ROLLBACK, of the transaction or to a savepoint. psycopg would deallocate all prepared statements after it, though they
-    are not part of the transaction. Raises psycopg.Error.
+    """Execute a ROLLBACK, of the transaction or to a savepoint. Raises psycopg.Error.
+
+    After its own psycopg would deallocate all prepared statements, though they are not part of the transaction.
     """
     result = connection.pgconn.exec_(statement.encode())
     if result.status not in _GOOD:
