@@ -83,6 +83,8 @@ class Versions(ABC):
     def __init__(self, connection: Connection, node: str) -> None:
         self._connection = connection
         self._node = node
+        #: what the node itself wrote up to then is taken for equal on all nodes, and for older than any change
+        self.joined: datetime | None = None
 
     @abstractmethod
     def join(self, xid: str) -> str:
@@ -101,9 +103,11 @@ class Versions(ABC):
         """The statement that tells later readers where the open transaction was made, if one is needed."""
 
     def read(self, time: str | None, mark: str | None) -> Version:
-        """Return the version that a row of a query tells; that of a copied row has no time."""
-        at = None if time is None else datetime.fromisoformat(time)
-        return Version(None if at is None or at <= OLDEST else at, self.node(mark))
+        """Return the version that a row of a query tells; that of a copied row, and of one from before the sync, has no time."""
+        at, node = None if time is None else datetime.fromisoformat(time), self.node(mark)
+        if at is not None and (at <= OLDEST or (node == self._node and self.joined is not None and at <= self.joined)):
+            at = None
+        return Version(at, node)
 
 
 class OriginVersions(Versions):

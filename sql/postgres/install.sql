@@ -49,6 +49,15 @@ CREATE TABLE IF NOT EXISTS streamer.copy (
 
 -- What follows is for syncs with several sources.
 
+-- Since when this node takes part in a sync. What was written here before is taken for equal on all nodes: nobody's later change
+-- conflicts with it.
+CREATE TABLE IF NOT EXISTS streamer.member (
+    sync text NOT NULL,
+    target text NOT NULL,
+    joined timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (sync, target)
+);
+
 -- A deleted key, or a truncated table; the row's xmin tells when and where that was. The id is the MD5 of the compact JSON array of
 -- schema, table and the key's values as text; of schema and table alone for a truncate. Written by triggers on the tables.
 CREATE TABLE IF NOT EXISTS streamer.tombstone (

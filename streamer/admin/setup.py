@@ -23,6 +23,11 @@ from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import SlotError, SourceError, UsageError
 from streamer.session import Connection, version
 
+_MEMBER: Final = (
+    "INSERT INTO streamer.member (sync, target) SELECT %(sync)s, %(node)s "
+    "WHERE NOT EXISTS (SELECT 1 FROM streamer.member WHERE sync = %(sync)s AND target = %(node)s)"
+)
+
 PATIENCE_SECONDS: Final = 60
 """How long a new slot may wait for transactions that were open when it was asked for."""
 
@@ -38,6 +43,9 @@ def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> N
         for source in settings.sources:
             for target in config.targets(sync, source):
                 create_missing(config, sync, source, target, say)
+        for node in servers if settings.multi_master else ():
+            with session(config, node) as connection:
+                connection.execute(_MEMBER, {"sync": sync, "node": node})
         for source in settings.sources if settings.multi_master else ():
             carry_old_rows(config, sync, source, fix=fix, say=say)
         for node in servers:

@@ -116,7 +116,7 @@ class _Teardown:
     def _kept(self, connection: Connection, node: str) -> Iterator[Removal]:
         """What the syncs have in a schema that stays."""
         for sync in self._syncs:
-            for table, what in {"progress": "progress", "copy": "copy", "conflict": "conflicts"}.items():
+            for table, what in {"progress": "progress", "copy": "copy", "member": "membership", "conflict": "conflicts"}.items():
                 yield from removals.rows(connection, table, f'{what} of sync "{sync}"', sync=sync, target=node)
         yield from removals.triggers(connection, node, self._rest)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 import psycopg
@@ -63,6 +64,7 @@ class TransactionWriter:
         with session.errors():
             self._give_way()
             self._versions = self._choose_versions()
+            self._versions.joined = self._read_joined()
             self._others = self._read_others()
         self._fast = FastWriter(session, self._versions, Pipeline(session.connection), self._table)
         days = {"conflict_days": masters.conflict_days, "tombstone_days": masters.tombstone_days}
@@ -86,6 +88,12 @@ class TransactionWriter:
         if version(connection) >= ORIGIN_OF and may_have_origin and keeps_commit_times(connection):
             return OriginVersions(connection, session.node)
         return NotedVersions(connection, session.node)
+
+    def _read_joined(self) -> datetime | None:
+        """Since when the target takes part in the sync, by its own clock."""
+        query, edge = "SELECT joined FROM streamer.member WHERE sync = %s AND target = %s", self._session.edge
+        row = self._connection.execute(query, [edge.sync, edge.target]).fetchone()
+        return None if row is None else row[0]
 
     def _read_others(self) -> dict[str, LSN]:
         """What the target has of each other source, now or from when it was one."""

@@ -149,6 +149,19 @@ def test_what_the_origin_had_seen_is_no_conflict(node: Node) -> None:
     assert (node.rows(), node.conflicts()) == ([(1, "answer", 0)], [])
 
 
+@pytest.mark.parametrize("policy", ["latest", ("b", "a"), "keep", "error"])
+def test_what_was_there_before_the_node_joined_is_taken_for_equal_everywhere(
+    target15: Database, policy: str | tuple[str, ...]
+) -> None:
+    node = Node(target15, Rules(policy))
+    t = node.create(T)
+    node.database.execute("INSERT INTO t VALUES (1, 'dump', 0), (2, 'dump', 0)")
+    node.database.execute("INSERT INTO streamer.member (sync, target) VALUES ('shop', 'b')")
+    now = datetime.now(UTC)
+    node.apply(node.transaction(update(t, "1", "edited", "0"), delete(t, "2", None, None), time=now))
+    assert (node.rows(), node.conflicts()) == ([(1, "edited", 0)], [])
+
+
 @pytest.mark.parametrize("count", [1, 500])
 def test_a_deleted_key_is_not_inserted_again_by_an_older_write(node: Node, count: int) -> None:
     t = node.create(T)
