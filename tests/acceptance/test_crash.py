@@ -226,7 +226,7 @@ def test_a_daemon_killed_at_random_moments_loses_and_doubles_nothing(
                 streamer.start()
                 time.sleep(dice.uniform(0.3, 1.2))  # the random moment
                 streamer.kill()
-        streamer.start()
+        streamer.start_streaming()
         for query in BALANCES:
             wait_until_same(source15, target18, query)
             wait_until_same(source15, file, query)
