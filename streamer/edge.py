@@ -176,6 +176,8 @@ class Edge:
     def _choose_idle(self, item: Idle, intake: _Intake) -> Idle | None:
         """Move progress without changes: only now and then, because it is a write on the target, and may echo in a mesh."""
         intake.sent = max(intake.sent, item.position)
+        # else a new session would ask for what has been confirmed since, and the slot would look as if it had lost it
+        intake.next = max(intake.next, item.position)
         last = max(intake.idle, self._position or LSN(0))
         if item.position - last < (1 if item.urgent else IDLE_BYTES):
             return None

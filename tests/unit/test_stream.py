@@ -157,6 +157,21 @@ def test_the_reader_connects_again_after_the_source_was_away(source: MemorySourc
     wait_for(lambda: running.report().problem is None, "the problem to be over")
 
 
+def test_a_source_that_restarts_after_an_idle_position_was_confirmed_has_lost_nothing(source: MemorySource, start: Start) -> None:
+    running = start(source, b=database())
+    source.commit(insert(ITEMS, "first", "x"))
+    wait_for(lambda: source.confirmed == source.end, "the transaction to be confirmed")
+    source.end = LSN(source.end + 50)  # WAL of others
+    source.faults.append(ConnectError("gone"))
+    wait_for(lambda: source.confirmed == source.end, "the idle position to be confirmed")
+    sessions = len(source.sessions)
+    source.faults.append(ConnectError("gone again"))
+    wait_for(lambda: len(source.sessions) > sessions or running.report().problem is not None, "a new session")
+    source.commit(insert(ITEMS, "last", "x"))
+    wait_for(lambda: source.confirmed == source.end, "the last transaction to be confirmed")
+    assert running.report().state is State.STREAMING
+
+
 def test_changes_that_the_copied_rows_hold_are_left_out(source: MemorySource, start: Start) -> None:
     source.rows_of[NAME] = [("1", "copied")]
     source.commit(insert(ITEMS, "1", "old"))
