@@ -199,6 +199,13 @@ class Origin:
     commit_time: datetime
     seen: Mapping[str, datetime] = field(default_factory=lambda: NOTHING_SEEN)
 
+    def knew(self, version: Version) -> bool:
+        """Whether the node had seen this version, or made it; what has no time was there before anybody counted."""
+        if version.node == self.node or version.time is None:
+            return True
+        seen = self.seen.get(version.node)
+        return seen is not None and version.time <= seen
+
 
 @dataclass(frozen=True, slots=True)
 class Version:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import conninfo, errors
+from psycopg.pq.abc import PGresult
 
 from streamer.errors import ConnectError
 
@@ -78,6 +79,13 @@ def connect(node: str, url: str, *, application: str, replication: bool = False)
         )
     except psycopg.Error as error:
         raise connect_error(node, error) from None
+
+
+def cells(result: PGresult) -> Iterator[list[str | None]]:
+    """Give the rows of a result as the server has written them: what the types' output functions give."""
+    for i in range(result.ntuples):
+        row = (result.get_value(i, j) for j in range(result.nfields))
+        yield [None if cell is None else cell.decode() for cell in row]
 
 
 def connect_error(node: str, error: psycopg.Error) -> ConnectError:

@@ -41,6 +41,11 @@ def key_id(table: TableName, key: Sequence[str]) -> str:
     return str(uuid.UUID(digest.hexdigest()))
 
 
+def key_json(key: Sequence[str]) -> str:
+    """Return a key as its tombstone shows it, a JSON array; empty for the whole table."""
+    return orjson.dumps(list(key)).decode() if key else ""
+
+
 def key_text(row: str, columns: Sequence[str]) -> str:
     """The expression for a row's key as a JSON array; `columns` are quoted. A cast to text is not what the type's output function
     writes, for char(n) for example."""
@@ -183,6 +188,11 @@ class NotedVersions(Versions):
 def readable_versions(connection: Connection, node: str) -> Versions:
     """How to ask a node that somebody else writes."""
     noted = connection.execute("SELECT EXISTS (SELECT FROM streamer.transaction)").fetchone() == (True,)
-    if not noted and version(connection) >= ORIGIN_OF and keeps_commit_times(connection):
+    return choose_versions(connection, node, has_origins=not noted)
+
+
+def choose_versions(connection: Connection, node: str, *, has_origins: bool) -> Versions:
+    """How to ask a node; `has_origins` says whether what is applied there has a replication origin."""
+    if has_origins and version(connection) >= ORIGIN_OF and keeps_commit_times(connection):
         return OriginVersions(connection, node)
     return NotedVersions(connection, node)

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from streamer.model import TableName, Version
 from streamer.ports import RowVersion
-from streamer.session import Connection
+from streamer.session import Connection, cells
 from streamer.versions import OLDEST, Versions, key_hash, key_text, readable_versions
 
 AT_ONCE: Final = 5000
@@ -87,9 +87,7 @@ def _cells(connection: Connection, query: str) -> Iterator[list[str | None]]:
     connection.execute(f"DECLARE streamer_versions NO SCROLL CURSOR FOR {query}".encode())
     fetch = f"FETCH {AT_ONCE} FROM streamer_versions".encode()
     while (result := connection.execute(fetch).pgresult) is not None and result.ntuples:
-        for i in range(result.ntuples):
-            cells = (result.get_value(i, j) for j in range(result.nfields))
-            yield [None if cell is None else cell.decode() for cell in cells]
+        yield from cells(result)
     connection.execute("CLOSE streamer_versions")
 
 

@@ -48,6 +48,11 @@ class Rules:
     fallback: str = "stop"
 
     @property
+    def merged(self) -> frozenset[str]:
+        """The columns that are merged, whoever wins."""
+        return self.delta | self.max | self.min
+
+    @property
     def name(self) -> str:
         """The policy as the config and `streamer conflicts` write it."""
         return self.policy if isinstance(self.policy, str) else ", ".join(self.policy)

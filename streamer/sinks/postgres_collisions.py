@@ -80,7 +80,7 @@ class Collisions:
         kind = ConflictKind.INSERT_EXISTS if change[0] is Kind.INSERT else ConflictKind.UPDATE_EXISTS
         incoming = Version(origin.commit_time, origin.node)
         conflict = Conflict(kind, relation, key, change[0], current.row, row, current.version, incoming, None, table.rules.name)
-        if _knew(origin, current.version):
+        if current.version is None or origin.knew(current.version):
             conflict = replace(conflict, winner="incoming")
         else:
             _, conflict = decide(table.rules, conflict, self._handler, None)
@@ -97,11 +97,3 @@ def _incoming(table: MasterTable, change: Change, rows: dict[Key, Stored]) -> tu
     before = rows.get(key)
     row = filled(new, before.row if before else None)
     return key, None if UNCHANGED in row else row
-
-
-def _knew(origin: Origin, version: Version | None) -> bool:
-    """Whether the origin had seen this version, or made it."""
-    if version is None or version.time is None or version.node == origin.node:
-        return True
-    seen = origin.seen.get(version.node)
-    return seen is not None and version.time <= seen

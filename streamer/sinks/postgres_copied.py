@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import orjson
 from psycopg import Cursor, sql
 
 from streamer.model import Version
 from streamer.ports import RowVersion
 from streamer.session import Connection
 from streamer.sinks.postgres_table import TargetTable, quote, quoted
-from streamer.versions import Versions, key_hash, key_id, key_text
+from streamer.versions import Versions, key_hash, key_id, key_json, key_text
 
 _STAGE: Final = "pg_temp.streamer_versions"
 _MAKE: Final = (
@@ -86,7 +85,7 @@ class CopiedVersions:
         self._run(_MAKE)
         with self._connection.cursor() as cursor, cursor.copy(_FILL) as copy:
             for row in rows:
-                id_, key = key_id(self._target.table, row.key), orjson.dumps(list(row.key)).decode() if row.key else ""
+                id_, key = key_id(self._target.table, row.key), key_json(row.key)
                 copy.write_row((id_, row.deleted, key, row.version.node, row.version.time))
         self._run(f"ANALYZE {_STAGE}")
 

@@ -33,7 +33,7 @@ from streamer.sinks.postgres_copied import CopiedVersions
 from streamer.sinks.postgres_session import EDGE, TargetSession
 from streamer.sinks.postgres_table import TargetTable, copy_into, quote, quoted, read_target
 from streamer.sinks.target_clock import TargetClock
-from streamer.versions import OLDEST, ORIGIN_OF, NotedVersions, OriginVersions, Versions, keeps_commit_times
+from streamer.versions import OLDEST, Versions, choose_versions
 
 UPSERT: Final = 90500  # ON CONFLICT DO NOTHING
 IDENTITY: Final = 100000  # OVERRIDING SYSTEM VALUE
@@ -192,9 +192,7 @@ class TableLoader:
 
     def _versions(self) -> Versions:
         """How to ask this target; the session's origin has been set up."""
-        connection = self._connection
-        exact = self._session.origin is not None and version(connection) >= ORIGIN_OF and keeps_commit_times(connection)
-        return OriginVersions(connection, self._node) if exact else NotedVersions(connection, self._node)
+        return choose_versions(self._connection, self._node, has_origins=self._session.origin is not None)
 
     def _true_versions(self, target: TargetTable, start: Start, here: datetime | None) -> Iterable[RowVersion]:
         """The versions of rows that may matter; older ones than tombstones are kept cannot."""

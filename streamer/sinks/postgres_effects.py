@@ -14,7 +14,7 @@ from streamer.sinks.postgres_apply import Applier, Outcome
 from streamer.sinks.postgres_world import MasterTable
 
 FEW: Final = 200
-"""Effects up to which they are written one by one."""
+"""Changes of a transaction up to which they are written one by one, not set by set."""
 
 _BURY: Final = (
     "INSERT INTO streamer.tombstone AS t (id, schema_name, table_name, key) VALUES (%s::uuid, %s, %s, %s) "

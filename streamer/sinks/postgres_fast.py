@@ -16,12 +16,10 @@ from streamer.model import UNCHANGED, Change, Group, Kind, Relation, Row, Value
 from streamer.ports import Written
 from streamer.session import version
 from streamer.sinks.pipeline import Pipeline
+from streamer.sinks.postgres_effects import FEW
 from streamer.sinks.postgres_session import TargetSession
 from streamer.sinks.postgres_world import MasterTable
 from streamer.versions import OLDEST, Versions
-
-LARGEST: Final = 200
-"""Changes of a transaction up to which single statements are sent."""
 
 CHAIN: Final = 120000  # COMMIT AND CHAIN: version 12
 
@@ -58,7 +56,7 @@ class FastWriter:
 
     def suits(self, group: Group) -> bool:
         """Whether the group can be sent: a whole small transaction of changes that are found by key."""
-        if not group.complete or len(group.changes) > LARGEST:
+        if not group.complete or len(group.changes) > FEW:
             return False
         plans = [(self._plan(change[1]), change) for change in group.changes]
         if not all(plan.suits(change) for plan, change in plans):
@@ -137,7 +135,7 @@ class _Plan:
         self._table = table
         self._writer = table.writer
         self._key = table.key
-        merged = table.rules.delta | table.rules.max | table.rules.min
+        merged = table.rules.merged
         self._latest = table.rules.policy == "latest"
         #: whether a tombstone that is older than an insert does not matter: not where columns are merged, there deletes win
         self.by_time = self._latest and not merged

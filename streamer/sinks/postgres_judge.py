@@ -28,7 +28,7 @@ from streamer.sinks.pipeline import undo
 from streamer.sinks.postgres_apply import Applier, Outcome
 from streamer.sinks.postgres_bulk import BulkWriter
 from streamer.sinks.postgres_collisions import Collisions
-from streamer.sinks.postgres_effects import Effects, bury
+from streamer.sinks.postgres_effects import FEW, Effects, bury
 from streamer.sinks.postgres_session import TargetSession
 from streamer.sinks.postgres_truncate import truncate
 from streamer.sinks.postgres_world import MasterTable, World
@@ -38,8 +38,6 @@ ATTEMPTS: Final = 20
 """How often a transaction is judged anew because what it was judged by has changed meanwhile."""
 BUSY: Final = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
 """Somebody else was in the way; trying again helps."""
-SMALL: Final = 200
-"""Changes up to which a transaction is not tried set by set."""
 PATIENCE_SECONDS: Final = 5.0
 """How long to wait for what the origin of a transaction had seen of other nodes."""
 LOOK_SECONDS: Final = 0.02
@@ -142,7 +140,7 @@ class Judge:
         group = case.group
         self._enter(case)
         conflicts: Counter[str] = Counter()
-        outcome = self._bulk.write(group) if len(group.changes) > SMALL and self._bulk.suits(group) else None
+        outcome = self._bulk.write(group) if len(group.changes) > FEW and self._bulk.suits(group) else None
         if outcome is None:
             outcome = Outcome()
             origin = replace(group.origin, seen=self._session.seen_by(group.origin))

@@ -21,7 +21,6 @@ import psycopg
 from streamer.errors import SchemaError
 from streamer.model import LSN, Group, Relation, TableName
 from streamer.ports import Written
-from streamer.session import version
 from streamer.sinks.conflict import Handler, Rules
 from streamer.sinks.pipeline import Pipeline, undo
 from streamer.sinks.postgres_apply import REFUSED
@@ -32,7 +31,7 @@ from streamer.sinks.postgres_table import TableWriter, TargetTable, read_target
 from streamer.sinks.postgres_triggers import missing_triggers, require_commit_timestamps
 from streamer.sinks.postgres_world import MasterTable
 from streamer.sinks.target_clock import TargetClock
-from streamer.versions import ORIGIN_OF, NotedVersions, OriginVersions, Versions, keeps_commit_times
+from streamer.versions import OriginVersions, Versions, choose_versions
 
 AHEAD: Final = 128
 """Transactions sent at most before their answers are awaited."""
@@ -84,10 +83,7 @@ class TransactionWriter:
         session, connection = self._session, self._connection
         if self._masters.by_time:
             require_commit_timestamps(connection, session.node)
-        may_have_origin = session.follow_origin(session.edge.source)
-        if version(connection) >= ORIGIN_OF and may_have_origin and keeps_commit_times(connection):
-            return OriginVersions(connection, session.node)
-        return NotedVersions(connection, session.node)
+        return choose_versions(connection, session.node, has_origins=session.follow_origin(session.edge.source))
 
     def _read_joined(self) -> datetime | None:
         """Since when the target takes part in the sync, by its own clock."""

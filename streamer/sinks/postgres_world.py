@@ -16,14 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import orjson
-
 from streamer.model import UNCHANGED, Change, Row, Value
-from streamer.session import Connection
+from streamer.session import Connection, cells
 from streamer.sinks.conflict import Key, Rules, Stored, Table, Version
 from streamer.sinks.postgres_copied import true_versions
 from streamer.sinks.postgres_table import TableWriter
-from streamer.versions import Versions, key_id
+from streamer.sinks.touched import filled
+from streamer.versions import Versions, key_id, key_json
 
 AT_ONCE: Final = 5000
 """Keys asked for in one query."""
@@ -46,7 +45,7 @@ class MasterTable:
     @property
     def merges(self) -> bool:
         """Whether some columns are merged, not overwritten."""
-        return bool(self.rules.delta or self.rules.max or self.rules.min)
+        return bool(self.rules.merged)
 
     def key_of(self, row: Row) -> Key:
         """The row's key."""
@@ -54,7 +53,7 @@ class MasterTable:
 
     def text_of(self, key: Key) -> str:
         """The key as its tombstone shows it."""
-        return orjson.dumps(list(key)).decode() if key else ""
+        return key_json(key)
 
     def id_of(self, key: Key) -> str:
         """What the row's tombstone and version are kept under."""
@@ -97,7 +96,7 @@ class World:
 
     def keys(self, query: str, values: Sequence[Value]) -> list[Key]:
         """Return the keys that a query gives."""
-        return [tuple(str(cell) for cell in cells) for cells in self._texts(query, values)]
+        return [tuple(map(str, texts)) for texts in self._texts(query, values)]
 
     def tombstones(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, Version]:
         """Return the newest deletion of each of these keys, of the row or of all rows of the table."""
@@ -135,8 +134,8 @@ class World:
             while any(xid != judged for *_, xid, judged in texts):  # a row that changed while we waited for its lock
                 texts = list(self._texts(query, lists))
             rows = [
-                (start + int(number or 0) - 1, tuple(cells), xid, self._versions.read(time, mark))
-                for number, *cells, time, mark, xid, _ in texts
+                (start + int(number or 0) - 1, tuple(row), xid, self._versions.read(time, mark))
+                for number, *row, time, mark, xid, _ in texts
             ]
             found = [(table.id_of(table.key_of(row)) if v.time is None else "", xid, v) for _, row, xid, v in rows]
             true = true_versions(self._connection, found, buried=False)
@@ -146,18 +145,12 @@ class World:
         """The result as the server has written it."""
         result = self._connection.execute(query.encode(), values).pgresult
         assert result is not None
-        for i in range(result.ntuples):
-            cells = (result.get_value(i, j) for j in range(result.nfields))
-            yield [None if cell is None else cell.decode() for cell in cells]
+        return cells(result)
 
 
 def newer(one: Version | None, other: Version) -> Version:
     """Return the later of two versions; one without a time is the oldest."""
-    if one is None or one.time is None:
-        return other
-    if other.time is None:
-        return one
-    return max(one, other, key=lambda v: (v.time, v.node))
+    return other if one is None or one.precedes(other) else one
 
 
 def _query(table: MasterTable, columns: Sequence[int], versions: Versions) -> str:
@@ -190,7 +183,8 @@ def _wanted(unique: Sequence[int], changes: Sequence[Change]) -> Iterator[Key]:
     for _, _, old, new in changes:
         if new is None:
             continue
-        values = [old[i] if new[i] is UNCHANGED and old is not None else new[i] for i in unique]
+        row = filled(new, old)
+        values = [row[i] for i in unique]
         texts = [v for v in values if isinstance(v, str)]
         if len(texts) == len(values):
             yield tuple(texts)

@@ -65,8 +65,8 @@ class Resolving:
 
     def __init__(self, handler_of: Callable[[str], Handler], origin: Origin, patient: bool) -> None:
         self.handler_of = handler_of
+        self.origin = origin
         self.version = Version(origin.commit_time, origin.node)
-        self.seen = origin.seen
         self.patient = patient
         self.result = Resolution()
         self.collisions: list[Conflict] = []
@@ -202,19 +202,19 @@ class Resolving:
 
     def _kind_of_missing(self, at: Touched, key: Key, stored: Stored) -> ConflictKind:
         """Return what an update met that found no row. Raises Premature if its row is still to come, and may be waited for."""
-        if self.patient and (stored.version is None or self._knew(stored.version)):
+        if self.patient and (stored.version is None or self.origin.knew(stored.version)):
             raise self.premature(at, key, "the row")
         return ConflictKind.UPDATE_MISSING if stored.version is None else ConflictKind.UPDATE_DELETED
 
     def _buried(self, at: Touched, key: Key, stored: Stored, new: Row, change: Kind) -> bool:
         """Whether a new row stays out because of its key's tombstone."""
-        if stored.version is None or self._knew(stored.version):
+        if stored.version is None or self.origin.knew(stored.version):
             return False
         return self._rowless(at, ConflictKind.UPDATE_DELETED, key, change, stored, new, _by_word(at.plan.rules)) == "current"
 
     def _of_deleted(self, at: Touched, key: Key, change: Kind, stored: Stored, new: Row) -> bool:
         """Whether a change in a table with merge columns is of a row that was deleted before the one that is here was inserted."""
-        if stored.deleted is None or self._knew(stored.deleted):
+        if stored.deleted is None or self.origin.knew(stored.deleted):
             return False
         self._note(self._conflict(at, ConflictKind.UPDATE_DELETED, key, change, stored, new), "current", _DELETE_WINS)
         return True
@@ -223,7 +223,7 @@ class Resolving:
         self, at: Touched, kind: ConflictKind, key: Key, change: Kind, stored: Stored, new: Row | None, rules: Rules
     ) -> Winner:
         """Decide between a change and a tombstone, or nothing at all."""
-        if stored.version is None or self._knew(stored.version):
+        if stored.version is None or self.origin.knew(stored.version):
             if rules.policy == "error":
                 return self._decide(at, kind, key, change, stored, new, rules)
             self._note(self._conflict(at, kind, key, change, stored, new), "incoming")
@@ -241,13 +241,6 @@ class Resolving:
 
     # -- deciding ----------------------------------------------------------------------------------------------------------------
 
-    def _knew(self, version: Version) -> bool:
-        """Whether the transaction's origin had seen this version, or made it."""
-        if version.node == self.version.node or version.time is None:
-            return True
-        seen = self.seen.get(version.node)
-        return seen is not None and version.time <= seen
-
     def _disputed(self, at: Touched, stored: Stored, old: Row | None) -> bool:
         """Whether the stored row was written without the change's origin knowing of it."""
         version = stored.version
@@ -255,8 +248,7 @@ class Resolving:
             return False
         if version.time is None:
             return at.plan.full and old is not None and stored.row is not None and at.plan.differ(old, stored.row)
-        seen = self.seen.get(version.node)
-        return seen is None or version.time > seen
+        return not self.origin.knew(version)
 
     def _leaves(self, at: Touched, kind: ConflictKind, key: Key, change: Kind, stored: Stored, new: Row | None) -> Winner:
         """Decide whether a row that was written meanwhile goes from its key."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from streamer.errors import SchemaError
 from streamer.model import UNCHANGED, Identity, Relation, Row, Version
+from streamer.sinks import net
 from streamer.sinks.merge import Merge, merge_of
 from streamer.sinks.policy import Key, Rules
 
@@ -115,9 +116,7 @@ def _not_full(relation: Relation) -> SchemaError:
 
 def filled(new: Row, old: Row | None) -> Row:
     """Return `new` with what it left unchanged taken from `old`, as far as that is known."""
-    if old is None or UNCHANGED not in new:
-        return new
-    return tuple([before if after is UNCHANGED else after for before, after in zip(old, new, strict=True)])
+    return new if old is None else net.merge(old, new)
 
 
 class Touched:

@@ -19,21 +19,6 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def a(databases: Databases, pg15: PostgresServer) -> Database:
-    return databases.create(pg15, "left")
-
-
-@pytest.fixture
-def b(databases: Databases, pg18: PostgresServer) -> Database:
-    return databases.create(pg18, "right")
-
-
-@pytest.fixture
-def c(databases: Databases, pg18: PostgresServer) -> Database:
-    return databases.create(pg18, "third")
-
-
-@pytest.fixture
 def mesh(tmp_path: Path, a: Database, b: Database) -> Iterator[Mesh]:
     """Two sources with the table t."""
     with Mesh(tmp_path, {"a": a, "b": b}, {"shop": {"sources": ["a", "b"]}}) as mesh:

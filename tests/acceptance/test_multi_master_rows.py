@@ -8,27 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.mesh import MARKS, Mesh
-from tests.conftest import Databases
-from tests.servers import Database, PostgresServer, Row
+from tests.servers import Database, Row
 
 UNIQUE = "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v integer)"
 ALL = "SELECT * FROM t ORDER BY id"
 START: list[Row] = [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
-
-
-@pytest.fixture
-def a(databases: Databases, pg15: PostgresServer) -> Database:
-    return databases.create(pg15, "left")
-
-
-@pytest.fixture
-def b(databases: Databases, pg18: PostgresServer) -> Database:
-    return databases.create(pg18, "right")
-
-
-@pytest.fixture
-def c(databases: Databases, pg18: PostgresServer) -> Database:
-    return databases.create(pg18, "third")
 
 
 @pytest.fixture
