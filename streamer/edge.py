@@ -23,7 +23,21 @@ import structlog
 from streamer.copying import InitialCopy, prepare, verify
 from streamer.errors import InternalError, StreamerError
 from streamer.grouping import groups, idle_group
-from streamer.model import LSN, POSTGRES_EPOCH, Change, EdgeName, Group, Idle, Origin, Piece, Relation, SlotIdentity, TableName
+from streamer.model import (
+    LSN,
+    NOTHING_SEEN,
+    POSTGRES_EPOCH,
+    Change,
+    EdgeName,
+    Group,
+    Idle,
+    Origin,
+    Piece,
+    Relation,
+    Seen,
+    SlotIdentity,
+    TableName,
+)
 from streamer.ports import Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
@@ -50,6 +64,8 @@ class _Intake:
 
     #: everything committed before it is in the queue or the target
     next: LSN
+    #: what the source had applied of others by `next`
+    seen: Seen
     #: what the source has sent of it, for the lag
     sent: LSN
     #: the last position that was queued for its own sake
@@ -94,20 +110,23 @@ class Edge:
         #: what the target holds, and what of it survives a crash; None until the target has said so
         self._position: LSN | None = None
         self._durable: LSN | None = None
+        #: what the source had applied of others by the position
+        self._seen: Seen = NOTHING_SEEN
         # the reader's side; the lock guards coming and going, so that neither side acts on what the other has just left behind
         self._lock = threading.Lock()
         self._ready = False
         self._aboard = threading.Event()
         self._slot: SlotIdentity | None = None
-        self._intake = _Intake(LSN(0), LSN(0), LSN(0))
+        self._intake = _Intake(LSN(0), NOTHING_SEEN, LSN(0), LSN(0))
         self._starts: dict[TableName, LSN] = {}
         self._joined: set[Relation] = set()
         self._settled_from = LSN(0)
 
     # -- the reader's side -------------------------------------------------------------------------------------------------------
 
-    def board(self) -> LSN | None:
-        """Take part in the session that now begins, if the target is ready; return the position that the edge needs it from.
+    def board(self) -> tuple[LSN, Seen] | None:
+        """Take part in the session that now begins, if the target is ready; return the position that the edge needs it from, and
+        what the source had applied of others by then.
 
         Only the reader lets an edge aboard, and only between sessions: what it offered before belongs to a session that began
         elsewhere, and is let go of here.
@@ -118,10 +137,10 @@ class Edge:
             if not self._aboard.is_set():
                 self._queue.clear()
                 position = self._position or LSN(0)
-                self._intake = _Intake(position, position, position)
+                self._intake = _Intake(position, self._seen, position, position)
                 self._joined.clear()
                 self._aboard.set()
-            return self._intake.next
+            return self._intake.next, self._intake.seen
 
     @property
     def waiting(self) -> bool:
@@ -167,17 +186,19 @@ class Edge:
         intake.sent = max(intake.sent, position)
         changes = self._changes_for_us(item)
         if not changes and not intake.unfinished:
-            return None if item.end is None else self._choose_idle(Idle(item.end, urgent=False), intake)
+            return None if item.end is None else self._choose_idle(Idle(item.end, urgent=False, seen=item.seen), intake)
         intake.unfinished = item.end is None
         if item.end is not None:
             intake.next = intake.sent = item.end
-        return item if changes is item.changes else Piece(item.transaction, changes, item.size, item.end)
+            intake.seen = item.seen
+        return item if changes is item.changes else replace(item, changes=changes)
 
     def _choose_idle(self, item: Idle, intake: _Intake) -> Idle | None:
         """Move progress without changes: only now and then, because it is a write on the target, and may echo in a mesh."""
         intake.sent = max(intake.sent, item.position)
         # else a new session would ask for what has been confirmed since, and the slot would look as if it had lost it
-        intake.next = max(intake.next, item.position)
+        if item.position >= intake.next:
+            intake.next, intake.seen = item.position, item.seen
         last = max(intake.idle, self._position or LSN(0))
         if item.position - last < (1 if item.urgent else IDLE_BYTES):
             return None
@@ -274,6 +295,7 @@ class Edge:
 
     def _get_ready(self, progress: Progress, durable: LSN) -> None:
         self._position = progress.position
+        self._seen = progress.seen
         self._durable = durable
         self._slot = progress.slot
         self._starts = progress.copied
@@ -312,7 +334,7 @@ class Edge:
         if batch:
             self._write_groups(sink, batch)
         if items and isinstance(last := items[-1], Idle) and self._position is not None and last.position > self._position:
-            self._write_groups(sink, [idle_group(self._last, last.position)])
+            self._write_groups(sink, [idle_group(self._last, last)])
 
     def _write_groups(self, sink: Sink, batch: Sequence[Group]) -> None:
         counters, missing = self._counters, self._counters.missing
@@ -321,7 +343,7 @@ class Edge:
             self._skew = written.skew
             counters.transactions += group.transactions
             if group.complete:
-                self._position = group.position
+                self._position, self._seen = group.position, group.seen
             if group.complete and group.transactions:
                 self._last = group.origin
                 self._delay = (datetime.now(UTC) - group.origin.commit_time).total_seconds()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from streamer.model import LSN, Change, Group, Origin, Piece
+from streamer.model import LSN, Change, Group, Idle, Origin, Piece
 
 
 def groups(pieces: Iterable[Piece], *, merge: bool = True) -> Iterator[Group]:
@@ -24,12 +24,12 @@ def groups(pieces: Iterable[Piece], *, merge: bool = True) -> Iterator[Group]:
         yield _group(run)
 
 
-def idle_group(last: Origin, position: LSN) -> Group:
-    """Return the group that only moves progress to `position`: nothing that matters to the target was committed before it.
+def idle_group(last: Origin, idle: Idle) -> Group:
+    """Return the group that only moves progress: nothing that matters to the target was committed meanwhile.
 
     It is tagged like the `last` transaction applied: a reader of the target's WAL learns nothing new from it.
     """
-    return Group(last, (), position, complete=True, transactions=0)
+    return Group(last, (), idle.position, complete=True, transactions=0, seen=idle.seen)
 
 
 def _together(last: Piece, piece: Piece, merge: bool) -> bool:
@@ -42,4 +42,4 @@ def _group(run: list[Piece]) -> Group:
     changes: list[Change] = run[0].changes if len(run) == 1 else [c for piece in run for c in piece.changes]
     # the end of an unfinished transaction is not known; any position past its commit record tells that it is in the target
     position = last.end if last.end is not None else LSN(last.transaction.position + 1)
-    return Group(last.transaction.origin, changes, position, last.end is not None, sum(p.end is not None for p in run))
+    return Group(last.transaction.origin, changes, position, last.end is not None, sum(p.end is not None for p in run), last.seen)

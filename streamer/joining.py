@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from streamer.model import LSN, POSTGRES_EPOCH, EdgeName, TableName
+from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, EdgeName, TableName
 from streamer.ports import CopyTable, Held, Progress, RowVersion, Sink, Snapshot
 
 JOINS: Final = "joins"
@@ -140,7 +140,7 @@ class Settled:
 def settled(source: str, target: str, others: Sequence[str], held: Mapping[str, Held]) -> Settled:
     """Return what is settled of the snapshot that holds this of the others."""
     times = {other: (held[other].time if other in held else POSTGRES_EPOCH) - OUT_OF_ORDER for other in others}
-    known = {other: held[other].seen if other in held else {} for other in others}
+    known = {other: held[other].progress.seen if other in held else NOTHING_SEEN for other in others}
 
     def of(node: str) -> datetime:
         seen = [min(times[x], known[x].get(node, POSTGRES_EPOCH) - OUT_OF_ORDER) for x in others if x != node]

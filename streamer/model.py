@@ -183,21 +183,29 @@ changed or the identity is FULL; its columns that are not in the identity are UN
 update. A truncate has neither."""
 
 
-NOTHING_SEEN: Final[Mapping[str, datetime]] = MappingProxyType({})
+Seen: TypeAlias = Mapping[str, datetime]
+"""What a node had applied of others at some time: for each of them the newest commit time."""
+
+NOTHING_SEEN: Final[Seen] = MappingProxyType({})
+
+
+def all_seen(one: Seen, other: Seen) -> Seen:
+    """Return both together."""
+    return {node: max(time, one.get(node, time)) for node, time in {**one, **other}.items()}
 
 
 @dataclass(slots=True)
 class Origin:
     """Where a transaction was first made: the node, and the position and time of its commit there.
 
-    `seen` is what that node had applied of others by then: for each of them the newest commit time. What is not in it was made
-    concurrently. A node's applied transactions stand in its WAL, each with its tag, so a reader knows.
+    `seen` is what that node had applied of others by then; what is not in it was made concurrently. A node's applied transactions
+    stand in its WAL, each with its tag, so a reader knows.
     """
 
     node: str
     position: LSN
     commit_time: datetime
-    seen: Mapping[str, datetime] = field(default_factory=lambda: NOTHING_SEEN)
+    seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
 
     def knew(self, version: Version) -> bool:
         """Whether the node had seen this version, or made it; what has no time was there before anybody counted."""
@@ -236,7 +244,8 @@ class Transaction:
 class Piece:
     """A run of consecutive changes of one transaction; most transactions are one piece, a huge one is many.
 
-    `end` is the position just past the transaction's commit, in its last piece; None in the earlier ones.
+    `end` is the position just past the transaction's commit, in its last piece; None in the earlier ones. `seen` is what the source
+    had applied of others by then.
     """
 
     transaction: Transaction
@@ -244,17 +253,19 @@ class Piece:
     #: estimated memory in bytes
     size: int
     end: LSN | None
+    seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """The source has nothing more to send up to `position`, and no transaction is open.
+    """The source has nothing more to send up to `position`, and no transaction is open; `seen` is what it had applied by then.
 
     `urgent` says that the source waits for it to be confirmed (it is shutting down, or checks that we live).
     """
 
     position: LSN
     urgent: bool
+    seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +293,9 @@ class EdgeName:
 class Group:
     """Consecutive changes of one origin that a sink writes into one target transaction.
 
-    `position` is what the progress row is set to: every source transaction whose commit record lies before it is in the target.
-    `complete` is False while the last transaction of the group is not whole: the target transaction stays open.
+    `position` is what the progress row is set to: every source transaction whose commit record lies before it is in the target;
+    `seen` is what the source had applied of others by then. `complete` is False while the last transaction of the group is not
+    whole: the target transaction stays open.
     """
 
     origin: Origin
@@ -291,3 +303,9 @@ class Group:
     position: LSN
     complete: bool
     transactions: int
+    seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing but the position moves."""
+        return self.complete and not self.transactions

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
-from streamer.model import LSN, POSTGRES_EPOCH, Group, Idle, Piece, SlotIdentity, TableName, Version
+from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, Group, Idle, Piece, Seen, SlotIdentity, TableName, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,10 @@ class Source(Protocol):
     def tables(self) -> Sequence[CopyTable]:
         """Return the tables that the sync selects. Raises ConnectError."""
 
-    def read_from(self, position: LSN) -> AbstractContextManager[Reader]:
-        """Open the stream; transactions committed before `position` may be left out. Raises SourceError, ConnectError."""
+    def read_from(self, position: LSN, known: Sequence[tuple[LSN, Seen]] = ()) -> AbstractContextManager[Reader]:
+        """Open the stream; transactions committed before `position` may be left out. `known` is what the source is known to have
+        applied of others by certain positions, in order. Raises SourceError, ConnectError.
+        """
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """Hold a consistent state of the tables while the context lasts. Raises SourceError, ConnectError."""
@@ -111,6 +113,8 @@ class Progress:
     position: LSN
     #: tables whose initial copy is whole, with the position of its snapshot: their earlier changes are in it
     copied: dict[TableName, LSN]
+    #: what the source had applied of others by `position`, as far as is known
+    seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,6 @@ class Held:
     progress: Progress
     #: of the newest transaction made there; POSTGRES_EPOCH if unknown
     time: datetime
-    #: what had been seen there by then: for each other node the newest commit time
-    seen: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Final
 
 import structlog
 
 from streamer.edge import Edge
 from streamer.errors import InternalError, StreamerError
-from streamer.model import LSN, Idle, Piece
+from streamer.model import LSN, Idle, Piece, Seen
 from streamer.ports import Reader, Source
 from streamer.progress import Confirmation
 from streamer.report import Problem, State, StreamReport
@@ -98,10 +99,11 @@ class Stream:
 
     def _session(self, backoff: Backoff) -> None:
         """Read from the lowest progress of the edges aboard, until one more wants to come, or we are told to stop."""
-        start = self._wait_for_edges()
-        if start is None:
+        places = self._wait_for_edges()
+        if not places:
             return
-        with self._source.read_from(start) as reader:
+        start = places[0][0]
+        with self._source.read_from(start, places) as reader:
             self._check_slot()
             self._state = State.STREAMING
             self._log.info("stream_reading", position=str(start))
@@ -129,14 +131,14 @@ class Stream:
         if self._until_caught_up and self._goal is None:
             self._goal = state.current
 
-    def _wait_for_edges(self) -> LSN | None:
-        """Return where to start, once an edge is aboard; None if there is no point in waiting."""
+    def _wait_for_edges(self) -> list[tuple[LSN, Seen]]:
+        """Return where the edges are, in order, once one is aboard; nothing if there is no point in waiting."""
         while not self._stop.is_set() and not self._finished():
             self._rejoin.clear()
             if aboard := [p for edge in self._edges if (p := edge.board()) is not None]:
-                return min(aboard)
+                return sorted(aboard, key=itemgetter(0))
             self._rejoin.wait(WAIT_SECONDS)
-        return None
+        return []
 
     def _dispatch(self, items: Sequence[Piece | Idle], reader: Reader) -> None:
         if self._goal is not None:

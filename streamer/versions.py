@@ -25,7 +25,7 @@ from typing import Final
 import orjson
 from psycopg import sql
 
-from streamer.model import POSTGRES_EPOCH, Origin, TableName, Version
+from streamer.model import NOTHING_SEEN, POSTGRES_EPOCH, Origin, Seen, TableName, Version
 from streamer.session import Connection, version
 
 OLDEST: Final = POSTGRES_EPOCH + timedelta(seconds=1)
@@ -33,6 +33,20 @@ OLDEST: Final = POSTGRES_EPOCH + timedelta(seconds=1)
 ORIGIN_OF: Final = 140000  # pg_xact_commit_timestamp_origin: version 14
 COMMIT_TIMES: Final = 90500
 ORIGIN_PREFIX: Final = "streamer:"
+
+
+SOURCE_SEEN: Final = "CASE WHEN source_seen <> '' THEN source_seen WHEN origin = source THEN seen ELSE '{}' END"
+"""The expression for what an edge's source had applied of others by the edge's position, in streamer.progress."""
+
+
+def seen_text(seen: Seen) -> str:
+    """Return it as a JSON object of node and time."""
+    return orjson.dumps({node: time.isoformat() for node, time in seen.items()}).decode()
+
+
+def read_seen(text: str) -> Seen:
+    """Return what `seen_text` wrote. Raises ValueError."""
+    return {node: datetime.fromisoformat(time) for node, time in orjson.loads(text).items()} if text != "{}" else NOTHING_SEEN
 
 
 def key_id(table: TableName, key: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import copy
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamer.errors import ApplyError, ConnectError, SchemaError
@@ -76,7 +76,8 @@ class MemorySink:
             raise ConnectError(f"edge {self._edge} is written by another sink")
         self._database.writers.add(self._edge)
         self._is_open = True
-        return copy.deepcopy(self._database.progress.get(self._edge))
+        progress = self._database.progress.get(self._edge)
+        return None if progress is None else _copied(progress)
 
     def begin(self, slot: SlotIdentity, position: LSN) -> None:
         self._database.progress[self._edge] = Progress(slot, position, {})
@@ -105,7 +106,7 @@ class MemorySink:
     def progress_by_source(self) -> Mapping[str, Progress]:
         ours = (self._edge.sync, self._edge.target)
         progress = self._database.progress
-        return {e.source: copy.deepcopy(p) for e, p in progress.items() if (e.sync, e.target) == ours}
+        return {e.source: _copied(p) for e, p in progress.items() if (e.sync, e.target) == ours}
 
     def try_lock(self, name: str) -> bool:
         return self._database.locks.setdefault(name, self._edge) == self._edge
@@ -138,7 +139,7 @@ class MemorySink:
         assert self._open_tables is not None
         self._database.tables, self._open_tables = self._open_tables, None
         before = self._database.progress[self._edge]
-        self._database.progress[self._edge] = Progress(before.slot, group.position, before.copied)
+        self._database.progress[self._edge] = Progress(before.slot, group.position, before.copied, group.seen)
 
     def durable(self) -> LSN:
         committed = self._database.progress[self._edge].position
@@ -160,6 +161,10 @@ def _table(tables: dict[TableName, MemoryTable], name: TableName) -> MemoryTable
     if name not in tables:
         raise SchemaError(f'there is no table "{name}" on the target', "run: streamer setup")
     return tables[name]
+
+
+def _copied(progress: Progress) -> Progress:
+    return replace(progress, copied=dict(progress.copied))
 
 
 def _apply(tables: dict[TableName, MemoryTable], change: Change) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from streamer.model import LSN, Change, Idle, Origin, Piece, SlotIdentity, TableName, Transaction
+from streamer.model import LSN, Change, Idle, Origin, Piece, Seen, SlotIdentity, TableName, Transaction
 from streamer.ports import CopyTable, Held, RowVersion, SlotState
 from streamer.sinks.copytext import format_rows
 
@@ -24,6 +24,10 @@ class MemorySource:
         self.end = START
         #: where each session began
         self.sessions: list[LSN] = []
+        #: what we have applied of other nodes
+        self.seen: Seen = {}
+        #: what each session was told of what we had applied
+        self.known: list[list[tuple[LSN, Seen]]] = []
         self.rows_of: dict[TableName, list[tuple[str, ...]]] = {}
         #: what it has applied of other sources
         self.holds: dict[str, Held] = {}
@@ -33,14 +37,17 @@ class MemorySource:
         self._log: list[Piece] = []
         self._changed = threading.Condition()
 
-    def commit(self, *changes: Change, pieces: int = 1, origin: str = "a", via: str = "a") -> LSN:
+    def commit(
+        self, *changes: Change, pieces: int = 1, origin: str = "a", via: str = "a", seen: Mapping[str, datetime] | None = None
+    ) -> LSN:
         """Append a transaction in so many pieces; return the position just past it."""
         with self._changed:
             position, self.end = LSN(self.end + 5), LSN(self.end + 10)
             transaction = Transaction(position, Origin(origin, position, datetime.now(UTC)), via)
+            self.seen = seen or self.seen
             for n in range(pieces):
                 last = n == pieces - 1
-                self._log.append(Piece(transaction, list(changes[n::pieces]), 100, self.end if last else None))
+                self._log.append(Piece(transaction, list(changes[n::pieces]), 100, self.end if last else None, self.seen))
             self._changed.notify_all()
             return self.end
 
@@ -55,8 +62,9 @@ class MemorySource:
         yield MemorySnapshot(self.end, self.rows_of, self.holds)
 
     @contextmanager
-    def read_from(self, position: LSN) -> Iterator[MemoryReader]:
+    def read_from(self, position: LSN, known: Sequence[tuple[LSN, Seen]] = ()) -> Iterator[MemoryReader]:
         self.sessions.append(position)
+        self.known.append(list(known))
         yield MemoryReader(self, max(position, self.confirmed))
 
     def wait_for(self, index: int, timeout: float) -> list[Piece]:
@@ -83,7 +91,7 @@ class MemoryReader:
         self._index += len(pieces)
         if not pieces and not self._told:
             self._told = True
-            return [Idle(self._source.end, urgent=True)]
+            return [Idle(self._source.end, urgent=True, seen=self._source.seen)]
         self._told = self._told and not pieces
         return [p for p in pieces if p.transaction.position >= self._position]
 

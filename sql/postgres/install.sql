@@ -18,16 +18,23 @@ CREATE TABLE IF NOT EXISTS streamer.progress (
     updated timestamp with time zone NOT NULL DEFAULT now(),
     -- the newest commit time, for each other node, that the origin had applied when it made the transaction: {node: time}
     seen text NOT NULL DEFAULT '{}',
+    -- and that the source had applied by `position`; empty if the transaction was made there, and the same
+    source_seen text NOT NULL DEFAULT '',
     PRIMARY KEY (sync, source, target)
 ) WITH (fillfactor = 10);
 
 -- An installation from before there were several sources. (ADD COLUMN IF NOT EXISTS is not known to 9.4 and 9.5.)
 DO $$
+DECLARE
+    missing record;
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-                   WHERE attrelid = 'streamer.progress'::regclass AND attname = 'seen' AND NOT attisdropped) THEN
-        ALTER TABLE streamer.progress ADD COLUMN seen text NOT NULL DEFAULT '{}';
-    END IF;
+    FOR missing IN
+        SELECT c.name, c.value FROM (VALUES ('seen', '{}'), ('source_seen', '')) AS c (name, value)
+        WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
+                          WHERE attrelid = 'streamer.progress'::regclass AND attname = c.name AND NOT attisdropped)
+    LOOP
+        EXECUTE format('ALTER TABLE streamer.progress ADD COLUMN %I text NOT NULL DEFAULT %L', missing.name, missing.value);
+    END LOOP;
 END
 $$;
 

@@ -10,7 +10,8 @@ The trap: what a transaction is (its origin) is known with its first change only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -30,9 +31,12 @@ from streamer.model import (
     Piece,
     Relation,
     Row,
+    Seen,
     TableName,
     Transaction,
+    all_seen,
 )
+from streamer.versions import read_seen
 
 PIECE_BYTES: Final = 1 << 20
 """The estimated memory after which a piece is handed on."""
@@ -109,15 +113,19 @@ class Assembler:
     """The transaction that is being read from the node named `node`.
 
     `envelope` is what a payload spends on a column besides its value (names, quotes), in bytes: it never gets into memory.
-    While `passing` is set, the rows of the transaction need not be decoded: nobody wants it.
+    While `passing` is set, the rows of the transaction need not be decoded: nobody wants it. `known` is what the node is known to
+    have applied of others by certain positions, in order.
     """
 
-    def __init__(self, node: str, envelope: int = 0, interest: Interest = EVERYTHING) -> None:
+    def __init__(
+        self, node: str, envelope: int = 0, interest: Interest = EVERYTHING, known: Sequence[tuple[LSN, Seen]] = ()
+    ) -> None:
         self._node = node
         self._interest = interest
         self._hears = False
         self.passing = False
-        self._seen: Mapping[str, datetime] = NOTHING_SEEN
+        self._known = deque(known)
+        self._seen: Seen = NOTHING_SEEN
         self._column_bytes = COLUMN_BYTES - envelope
         self._begin: Begin | None = None
         self._transaction: Transaction | None = None
@@ -130,6 +138,12 @@ class Assembler:
     def open(self) -> bool:
         """Whether a transaction is under way."""
         return self._begin is not None
+
+    def seen(self, position: LSN) -> Seen:
+        """What the node had applied of others by `position`, which is not less than those before."""
+        while self._known and self._known[0][0] <= position:
+            self._seen = all_seen(self._seen, self._known.popleft()[1])
+        return self._seen
 
     def feed(self, message: Message, size: int) -> Piece | None:
         """Take the message that a payload of `size` bytes gave; return a piece if one is ready.
@@ -153,6 +167,8 @@ class Assembler:
             if self._begin is not None:
                 raise DecodeError(f"a transaction begins at {message.position} inside the one at {self._begin.position}")
             self._begin = message
+            if self._known:
+                self.seen(message.position)
         elif isinstance(message, Commit):
             return self._close(message.end)
         elif message is not None:
@@ -204,7 +220,7 @@ class Assembler:
 
     def _cut(self, end: LSN | None) -> Piece:
         assert self._transaction is not None
-        piece = Piece(self._transaction, self._changes, self._size, end)
+        piece = Piece(self._transaction, self._changes, self._size, end, self._seen)
         self._changes = []
         self._size = 0
         return piece
@@ -231,17 +247,10 @@ def _read_tag(relation: Relation, row: Row, begin: Begin) -> Transaction:
     tag = [values.get(name) for name in ("origin", "source", "origin_position", "origin_time")]
     try:
         origin, via, position, time = (value for value in tag if isinstance(value, str))
-        seen = _read_seen(values.get("seen"))
+        seen = read_seen(text) if isinstance(text := values.get("seen"), str) else NOTHING_SEEN  # none in a copied table's record
         return Transaction(begin.position, Origin(origin, LSN.parse(position), datetime.fromisoformat(time), seen), via)
     except ValueError as error:
         raise _unreadable(relation, begin.position, error) from error
-
-
-def _read_seen(text: object) -> Mapping[str, datetime]:
-    """What the origin had seen: a JSON object of node and time. A record of a copied table has none."""
-    if not isinstance(text, str) or text == "{}":
-        return NOTHING_SEEN
-    return {node: datetime.fromisoformat(time) for node, time in orjson.loads(text).items()}
 
 
 def _read_removal(relation: Relation, row: Row) -> Change:

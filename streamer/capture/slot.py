@@ -27,7 +27,7 @@ from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
 from streamer.config import Node
 from streamer.errors import SlotError, SourceError, no_longer_carried
-from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
+from streamer.model import LSN, Idle, Piece, Seen, SlotIdentity, TableName
 from streamer.ports import CopyTable, SlotState
 from streamer.session import Connection, connect, reported, version
 
@@ -100,7 +100,7 @@ class SlotReader:
         for frame in self._stream.frames(READ_LIMIT):
             if isinstance(frame, Keepalive):
                 if not self._assembler.open:
-                    items.append(Idle(frame.position, frame.reply))
+                    items.append(Idle(frame.position, frame.reply, assembler.seen(frame.position)))
             elif assembler.passing and is_row(frame):
                 passed += 1
             elif (piece := feed(decode(frame), len(frame))) is not None:
@@ -205,12 +205,13 @@ class SlotSource:
             yield connection
 
     @contextmanager
-    def read_from(self, position: LSN) -> Iterator[SlotReader]:
+    def read_from(self, position: LSN, known: Sequence[tuple[LSN, Seen]] = ()) -> Iterator[SlotReader]:
         """Open the stream at `position`; on leaving, what was confirmed is sent once more."""
         with self._connection() as connection:
             stream, decoder, envelope = self._open(connection, position)
             try:
-                yield SlotReader(stream, decoder, Assembler(self._node, envelope, self._interest), partial(self._look, connection))
+                assembler = Assembler(self._node, envelope, self._interest, known)
+                yield SlotReader(stream, decoder, assembler, partial(self._look, connection))
             finally:
                 stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-import orjson
 from psycopg import sql
 
 from streamer.capture.row_versions import row_versions
@@ -24,6 +23,7 @@ from streamer.errors import StreamerError
 from streamer.model import LSN, POSTGRES_EPOCH, SlotIdentity, TableName
 from streamer.ports import Held, Progress, RowVersion
 from streamer.session import Connection, connect, reported, version
+from streamer.versions import SOURCE_SEEN, read_seen
 
 BLOCK: Final = 256 * 1024
 """Bytes gathered before rows are handed on: one row a time would cost more than the row."""
@@ -31,7 +31,7 @@ TEMPORARY_SLOTS: Final = 100000  # version 10
 
 _PROGRESS: Final = (
     "SELECT source, system_identifier, database, slot, position, CASE WHEN origin = source THEN origin_time END, "
-    "CASE WHEN origin = source THEN seen ELSE '{}' END FROM streamer.progress WHERE sync = %s AND target = %s"
+    f"{SOURCE_SEEN} FROM streamer.progress WHERE sync = %s AND target = %s"
 )
 _COPIED: Final = "SELECT source, schema_name, table_name, position FROM streamer.copy WHERE sync = %s AND target = %s"
 
@@ -77,9 +77,9 @@ class ExportedSnapshot:
                     SlotIdentity(system, database, slot),
                     LSN.parse(position),
                     {TableName(schema, table): LSN.parse(at) for of, schema, table, at in copied if of == source},
+                    read_seen(seen),
                 ),
                 time or POSTGRES_EPOCH,
-                {node: datetime.fromisoformat(at) for node, at in orjson.loads(seen).items()},
             )
             for source, system, database, slot, position, time, seen in rows
         }

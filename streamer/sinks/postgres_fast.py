@@ -62,9 +62,7 @@ class FastWriter:
         if not all(plan.suits(change) for plan, change in plans):
             return False
         # what the origin had seen of a third node must be here first: that is looked after elsewhere
-        return not any(plan.waits(change) for plan, change in plans) or (
-            set(self._session.seen_by(group.origin)) <= {self._session.node}
-        )
+        return not any(plan.waits(change) for plan, change in plans) or (set(group.origin.seen) <= {self._session.node})
 
     def send(self, groups: Sequence[Group]) -> list[Written]:
         """Send the transactions of the groups, commits included; return what they will have done."""

@@ -143,13 +143,12 @@ class Judge:
         outcome = self._bulk.write(group) if len(group.changes) > FEW and self._bulk.suits(group) else None
         if outcome is None:
             outcome = Outcome()
-            origin = replace(group.origin, seen=self._session.seen_by(group.origin))
             for part in _parts(group.changes):
                 if isinstance(part, _Truncates):
-                    truncate(self._connection, self._versions, [self._table(r) for r in part], origin)
+                    truncate(self._connection, self._versions, [self._table(r) for r in part], group.origin)
                     outcome.truncated += len(part)
                 else:
-                    done, found = self._judge(part, origin, case)
+                    done, found = self._judge(part, group.origin, case)
                     outcome.add(done)
                     conflicts.update(found)
         self._leave(case)
@@ -210,15 +209,14 @@ class Judge:
     def _settle(self, refusal: psycopg.errors.UniqueViolation, case: _Case) -> None:
         """Remove the loser of a collision that only the server sees."""
         group = case.group
-        origin = replace(group.origin, seen=self._session.seen_by(group.origin))
         refused = refusal.diag.schema_name, refusal.diag.table_name
         for relation in {change[1] for change in group.changes}:
             if (relation.table.schema, relation.table.name) == refused and self._table(relation).key:
                 changes = [change for change in group.changes if change[1] is relation and change[0] is not Kind.TRUNCATE]
                 gone = {key for other, key in case.removed if other is relation}
-                resolution = self._collisions.settle(refusal, self._table(relation), changes, origin, gone)
+                resolution = self._collisions.settle(refusal, self._table(relation), changes, group.origin, gone)
                 if resolution is not None:
-                    self._remove(resolution, origin, case)
+                    self._remove(resolution, group.origin, case)
 
     def _check_tombstones(self, resolution: Resolution, buried: Mapping[Relation, Mapping[Key, object]], origin: Origin) -> None:
         """Make sure that no key which was inserted has been deleted since it was looked up: an absent row cannot be locked."""

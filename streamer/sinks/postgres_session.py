@@ -13,30 +13,29 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import datetime
 from typing import Final
 from weakref import WeakSet
 
-import orjson
 import psycopg
 import structlog
 
 from streamer.errors import ConnectError, SchemaError, TargetError
-from streamer.model import LSN, NOTHING_SEEN, EdgeName, Group, Origin, SlotIdentity, TableName
+from streamer.model import LSN, NOTHING_SEEN, EdgeName, Group, Seen, SlotIdentity, TableName
 from streamer.ports import Progress
 from streamer.session import Connection, connect, connect_error, is_denied, reason_of, reported, version
 from streamer.sinks.postgres_apply import REFUSED
 from streamer.sinks.postgres_table import quote
-from streamer.versions import origin_name
+from streamer.versions import SOURCE_SEEN, origin_name, read_seen, seen_text
 
 _LOCK_CLASS: Final = zlib.crc32(b"streamer") - (1 << 31)
 EDGE: Final = "sync = %s AND source = %s AND target = %s"
 _TAG: Final = (
-    "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = %s, position = %s, seen = %s, updated = now() "
-    f"WHERE {EDGE}"
+    "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = %s, position = %s, seen = %s, source_seen = %s, "
+    f"updated = now() WHERE {EDGE}"
 )
+_MOVE: Final = f"UPDATE streamer.progress SET position = %s, source_seen = %s, updated = now() WHERE {EDGE}"
 # the function fills the place of a statement of its own; it returns an empty value, not NULL
 _TAG_WITH_ORIGIN: Final = f"{_TAG} AND pg_replication_origin_xact_setup(%s, %s) IS NOT NULL"
 ORIGIN_REMEDY: Final = (
@@ -74,9 +73,8 @@ class TargetSession:
         self._durable = LSN(0)
         #: (position, how far the target's WAL must be flushed for it)
         self._pending: deque[tuple[LSN, LSN]] = deque()
-        self._seen: Mapping[str, datetime] = NOTHING_SEEN
-        #: what `tag` was last asked for, and the text that it gave
-        self._seen_last: tuple[str, Mapping[str, datetime], str] = ("", NOTHING_SEEN, "")
+        #: what was written last, and its text: consecutive transactions mostly share it
+        self._seen: tuple[Seen, str] = (NOTHING_SEEN, "{}")
 
     # -- opening and closing -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +130,7 @@ class TargetSession:
     def _read_progress(self) -> Progress | None:
         try:
             row = self.connection.execute(
-                f"SELECT system_identifier, database, slot, position, seen FROM streamer.progress WHERE {EDGE}", self.where
+                f"SELECT system_identifier, database, slot, position, {SOURCE_SEEN} FROM streamer.progress WHERE {EDGE}", self.where
             ).fetchone()
             copied = self.connection.execute(
                 f"SELECT schema_name, table_name, position FROM streamer.copy WHERE {EDGE}", self.where
@@ -143,11 +141,11 @@ class TargetSession:
             raise SchemaError(f'schema streamer on "{self.node}" is of an older version', "run: streamer setup") from None
         if row is None:
             return None
-        self._seen = {node: datetime.fromisoformat(time) for node, time in orjson.loads(row[4]).items()}
         return Progress(
             SlotIdentity(*row[:3]),
             LSN.parse(row[3]),
             {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
+            read_seen(row[4]),
         )
 
     @contextmanager
@@ -203,28 +201,23 @@ class TargetSession:
             self.origin = None
 
     def tag(self, group: Group) -> tuple[str, list[str | None]]:
-        """Return the first write of a group's transaction, the progress row: readers of this WAL know by it where it was made."""
-        origin = group.origin
+        """Return the first write of a group's transaction, the progress row: readers of this WAL know by it where it was made.
+
+        Where nothing but the position moves, the row says again what the last transaction was.
+        """
+        origin, edge = group.origin, self.where
+        if group.idle:
+            return _MOVE, [str(group.position), self._text(group.seen), *edge]
         position, time = str(origin.position), origin.commit_time.isoformat()
-        values: list[str | None] = [origin.node, position, time, str(group.position), self._seen_text(origin), *self.where]
+        # what the source itself made was made with knowledge of just that
+        source_seen = "" if origin.node == self.edge.source else seen_text(group.seen)
+        values: list[str | None] = [origin.node, position, time, str(group.position), self._text(origin.seen), source_seen, *edge]
         return (_TAG, values) if self.origin is None else (_TAG_WITH_ORIGIN, [*values, position, time])
 
-    def seen_by(self, origin: Origin) -> Mapping[str, datetime]:
-        """Return what the origin had seen: of the source itself the reader knows only what it has read since it began."""
-        if origin.node != self.edge.source:
-            return origin.seen
-        for node, time in origin.seen.items():
-            if node not in self._seen or time > self._seen[node]:
-                self._seen = {**self._seen, node: time}
-        return self._seen
-
-    def _seen_text(self, origin: Origin) -> str:
-        """JSON of it; consecutive transactions mostly share the mapping."""
-        node, seen, text = self._seen_last
-        if node != origin.node or seen is not origin.seen:
-            text = orjson.dumps({node: time.isoformat() for node, time in self.seen_by(origin).items()}).decode()
-            self._seen_last = (origin.node, origin.seen, text)
-        return text
+    def _text(self, seen: Seen) -> str:
+        if seen is not self._seen[0]:
+            self._seen = (seen, seen_text(seen))
+        return self._seen[1]
 
     # -- durability --------------------------------------------------------------------------------------------------------------
 

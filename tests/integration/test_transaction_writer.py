@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,8 @@ import pytest
 
 from streamer import statements
 from streamer.errors import ApplyError, TargetError
-from streamer.model import LSN, Change, Group, Identity, Origin, Relation, TableDefinition
+from streamer.grouping import idle_group
+from streamer.model import LSN, Change, Group, Identity, Idle, Origin, Relation, Seen, TableDefinition
 from streamer.ports import Sink, Written
 from streamer.session import connect
 from streamer.sinks import postgres_triggers
@@ -70,6 +71,13 @@ class Node:
             yield sink
         finally:
             sink.close()
+
+    def progress(self) -> tuple[LSN, Seen]:
+        """What a new session is told."""
+        with closing(PostgresSink(EDGE, self.url)) as sink:
+            progress = sink.open()
+            assert progress is not None
+            return progress.position, progress.seen
 
     def transaction(self, *changes: Change, time: datetime, node: str = "a", complete: bool = True, **seen: datetime) -> Group:
         self._position += 10
@@ -147,6 +155,34 @@ def test_what_the_origin_had_seen_is_no_conflict(node: Node) -> None:
     now = datetime.now(UTC)
     node.apply(node.transaction(update(t, "1", "answer", "0"), time=now, b=now))
     assert (node.rows(), node.conflicts()) == ([(1, "answer", 0)], [])
+
+
+def test_a_change_that_is_judged_has_not_seen_what_those_after_it_in_the_batch_had(node: Node) -> None:
+    t = node.create(T)
+    node.apply(node.transaction(insert(t, "1", "x", "0"), insert(t, "2", "x", "0"), time=at(1)))
+    node.database.execute("UPDATE t SET name = 'local' WHERE id = 1")
+    now = datetime.now(UTC)
+    node.apply(
+        node.transaction(update(t, "1", "older", "0"), time=at(2)),
+        node.transaction(update(t, "2", "answer", "0"), time=now, b=now),
+    )
+    assert node.rows() == [(1, "local", 0), (2, "answer", 0)]
+    assert node.conflicts() == [("update_origin_differs", '{"id":"1"}', "current")]
+
+
+def test_what_the_source_had_seen_is_kept_when_it_hands_on_what_another_node_made(node: Node) -> None:
+    t = node.create(T)
+    local = node.transaction(insert(t, "1", "x", "0"), time=at(1), b=at(0))
+    forwarded = node.transaction(insert(t, "2", "x", "0"), time=at(2), node="c", b=at(5), d=at(6))
+    with node.edge() as sink:
+        sink.write([local, replace(forwarded, seen={"b": at(0), "c": at(2)})], lambda: False)
+    assert node.progress() == (forwarded.position, {"b": at(0), "c": at(2)})
+    last = forwarded.origin
+    with node.edge() as sink:
+        sink.write([idle_group(last, Idle(LSN(1000), urgent=False, seen={"b": at(3), "c": at(2)}))], lambda: False)
+    assert node.progress() == (LSN(1000), {"b": at(3), "c": at(2)})
+    tag = "SELECT origin, origin_position, origin_time FROM streamer.progress"
+    assert node.database.query(tag) == [("c", str(last.position), last.commit_time)]
 
 
 @pytest.mark.parametrize("policy", ["latest", ("b", "a"), "keep", "error"])

@@ -6,7 +6,7 @@ import gc
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -59,8 +59,8 @@ def tag(**changed: Value) -> Change:
     return (Kind.UPDATE, PROGRESS, None, tuple((TAG | changed).values()))
 
 
-def fed(messages: Iterable[Message], size: int = 10) -> list[Piece]:
-    assembler = Assembler("a")
+def fed(messages: Iterable[Message], assembler: Assembler | None = None, size: int = 10) -> list[Piece]:
+    assembler = assembler or Assembler("a")
     return [piece for message in messages if (piece := assembler.feed(message, size)) is not None]
 
 
@@ -146,6 +146,25 @@ def test_what_our_node_had_seen_of_others_is_known_from_the_tags_before() -> Non
     pieces = fed([*local(10), *applied(20, origin_time=times[0]), *local(30), *applied(40, origin_time=times[1]), *local(50)])
     seen = [piece.transaction.origin.seen for piece in pieces if piece.transaction.via == "a"]
     assert seen == [{}, {"c": datetime.fromisoformat(times[0])}, {"c": datetime.fromisoformat(times[0])}]
+
+
+def test_what_was_known_of_our_node_before_counts_from_its_position_on() -> None:
+    def local(position: int) -> list[Message]:
+        return [Begin(LSN(position), NOON), insert(T, "1"), Commit(LSN(position + 8))]
+
+    early, late = NOON, NOON + timedelta(hours=1)
+    assembler = Assembler("a", known=[(LSN(10), {"c": late}), (LSN(30), {"c": early, "d": early}), (LSN(50), {"d": late})])
+    pieces = fed([*local(10), *local(29), *local(30), *local(40)], assembler)
+    seen = [piece.transaction.origin.seen for piece in pieces]
+    assert seen == [{"c": late}, {"c": late}, {"c": late, "d": early}, {"c": late, "d": early}]
+    assert [piece.seen for piece in pieces] == seen
+    assert assembler.seen(LSN(49)) == {"c": late, "d": early}
+    assert assembler.seen(LSN(50)) == {"c": late, "d": late}
+
+
+def test_a_transaction_that_was_applied_counts_as_seen_once_it_is_whole() -> None:
+    (piece,) = fed([BEGIN, tag(), insert(T, "1"), COMMIT])
+    assert piece.seen == {"c": TAGGED.commit_time}
 
 
 def test_a_forwarded_transaction_brings_what_its_origin_had_seen() -> None:

@@ -45,8 +45,10 @@ def test_an_unfinished_transaction_leaves_its_group_incomplete_just_past_the_com
 
 def test_an_idle_group_only_moves_progress() -> None:
     last = Origin("a", LSN(5), NOW)
-    group = idle_group(last, LSN(99))
-    assert (group.origin, list(group.changes), group.position, group.complete, group.transactions) == (last, [], LSN(99), True, 0)
+    group = idle_group(last, Idle(LSN(99), urgent=False, seen={"c": NOW}))
+    assert (group.origin, list(group.changes), group.position, group.seen) == (last, [], LSN(99), {"c": NOW})
+    assert group.idle
+    assert not any(group.idle for group in groups([piece(10, "1"), piece(20, "2", whole=False)], merge=False))
 
 
 def test_transactions_are_kept_apart_where_the_sink_wants_each_by_itself() -> None:

@@ -20,7 +20,7 @@ def at(minutes: float) -> datetime:
 
 def held(minutes: float, **seen: float) -> Held:
     """What the snapshot has of a node: up to then, when that had seen so much of others."""
-    return Held(Progress(SLOT, START, {}), at(minutes), {node: at(time) for node, time in seen.items()})
+    return Held(Progress(SLOT, START, {}, {node: at(time) for node, time in seen.items()}), at(minutes))
 
 
 class Snapshot(MemorySnapshot):

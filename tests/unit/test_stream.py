@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 
 import pytest
 
@@ -170,6 +171,17 @@ def test_a_source_that_restarts_after_an_idle_position_was_confirmed_has_lost_no
     source.commit(insert(ITEMS, "last", "x"))
     wait_for(lambda: source.confirmed == source.end, "the last transaction to be confirmed")
     assert running.report().state is State.STREAMING
+
+
+def test_a_new_session_knows_what_the_source_had_seen_where_each_edge_stands(source: MemorySource, start: Start) -> None:
+    start(source, b=database(), d=database())
+    seen = {"c": datetime.now(UTC)}
+    end = source.commit(insert(ITEMS, "1", "x"), seen=seen)
+    wait_for_equal(lambda: source.confirmed, end, "the row to be confirmed")
+    sessions = len(source.sessions)
+    source.faults.append(ConnectError("gone"))
+    wait_for(lambda: len(source.sessions) > sessions, "a new session")
+    assert source.known[-1] == [(source.end, seen), (source.end, seen)]
 
 
 def test_changes_that_the_copied_rows_hold_are_left_out(source: MemorySource, start: Start) -> None:
