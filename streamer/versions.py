@@ -176,7 +176,9 @@ class NotedVersions(Versions):
     columns = "v.at::text, v.origin"
     exact = False
     guard = "EXISTS (SELECT FROM streamer.transaction AS x WHERE x.xid = t.xmin::text::bigint AND x.origin = %s)"
-    _NOTE: Final = "INSERT INTO streamer.transaction (xid, origin, commit_time) VALUES (txid_current() %% 4294967296, %s, %s) "
+    _NOTE: Final = (
+        "INSERT INTO streamer.transaction (xid, origin, commit_time) VALUES (txid_current() %% 4294967296, %s, %s::timestamptz)"
+    )
 
     def __init__(self, connection: Connection, node: str) -> None:
         super().__init__(connection, node)

@@ -42,6 +42,8 @@ class Applier:
         self.node = node
         self._connection = connection
         self._writer = writer
+        #: whether to wait for the answer to each change, so that it is known which one the target refuses
+        self.careful = False
         self._stages: set[str] = set()
         self._filled: set[str] = set()
 
@@ -76,7 +78,8 @@ class Applier:
         return outcome
 
     def write(self, step: Step, outcome: Outcome) -> None:
-        """Write one step, and count it. Raises psycopg.Error where the target refuses."""
+        """Write one step, and count it. Raises psycopg.Error where the target refuses; if `careful`, what is refused for another
+        reason than a constraint is an ApplyError that names the change."""
         if isinstance(step, SetWise):
             self._set_wise(step, outcome)
         elif isinstance(step, Truncate):
@@ -91,11 +94,24 @@ class Applier:
 
     def _row_wise(self, step: RowWise, outcome: Outcome) -> None:
         """Write the changes in order, without waiting for the answer to one before the next is sent."""
+        if self.careful:
+            for change in step.changes:
+                self._with_care(change, outcome)
+            return
         for start in range(0, len(step.changes), PIPELINED):
             with self._connection.pipeline():
                 for change in step.changes[start : start + PIPELINED]:
                     self._change(change, outcome)
             outcome.settle()
+
+    def _with_care(self, change: Change, outcome: Outcome) -> None:
+        try:
+            self._change(change, outcome)
+            outcome.settle()
+        except psycopg.IntegrityError:
+            raise
+        except REFUSED as error:
+            raise self._refusal(RowWise([change]), error) from error
 
     def _refusal(self, step: Truncate | RowWise, error: psycopg.Error) -> ApplyError:
         remedy = "cure the row or the rule on the target; streamer tries again by itself"

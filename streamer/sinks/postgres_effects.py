@@ -62,7 +62,7 @@ class Effects:
         return outcome
 
     def _steps(self, changes: list[Change]) -> Sequence[Step]:
-        if len(changes) > FEW:
+        if len(changes) > FEW and not self._applier.careful:
             try:
                 return fold(changes, lambda relation: self._table(relation).key)
             except Unfoldable:

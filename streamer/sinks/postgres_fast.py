@@ -1,61 +1,58 @@
-"""Applying small transactions one by one without waiting for answers, as long as nothing needs judgement.
+"""Applying many small transactions at once, each in one of its own, as long as nothing needs judgement.
 
 Every statement carries the condition under which it needs none: the row was last written by the same origin, a merge finds its
-row, an inserted key was not deleted later. Where that does not hold it fails (1 / 0), so that the server undoes the transaction and
-skips all that was sent after it; the transactions before it are committed.
+row, an inserted key was not deleted later. Where that does not hold the transaction is undone, and those after it are not begun
+(postgres_procedure); the transactions before it are committed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Final, TypeAlias
 
 from streamer.model import UNCHANGED, Change, Group, Kind, Relation, Row, Value
 from streamer.ports import Written
-from streamer.session import version
-from streamer.sinks.pipeline import Pipeline
 from streamer.sinks.postgres_effects import FEW
+from streamer.sinks.postgres_procedure import Answer, Batch, Procedure
 from streamer.sinks.postgres_session import TargetSession
 from streamer.sinks.postgres_world import MasterTable
 from streamer.versions import OLDEST, Versions
 
-CHAIN: Final = 120000  # COMMIT AND CHAIN: version 12
+BATCH_BYTES: Final = 4 << 20
+"""The size of values after which a batch ends."""
 
-_NOT_DELETED: Final = "SELECT 1 / (count(*) = 0)::int FROM streamer.tombstone AS t WHERE t.id = ANY(%s::uuid[])"
+_DELETED: Final = "PERFORM 1 FROM streamer.tombstone AS t WHERE t.id = ANY(%s::uuid[])"
 _SINCE: Final = (
     " AND coalesce(pg_catalog.pg_xact_commit_timestamp(t.xmin) >= %s::timestamptz "
     f"OR pg_catalog.pg_xact_commit_timestamp(t.xmin) <= '{OLDEST.isoformat()}', false)"
 )
 """For tombstones that are not older than the insert, or were copied: when they were really made is not asked here."""
-_ONCE: Final = "WITH w AS ({statement} RETURNING 1) SELECT 1 / count(*) FROM w"
 _NOT_MERGED: Final = " AND NOT EXISTS (SELECT FROM streamer.version AS s WHERE s.id = %s::uuid)"
 _MERGE: Final = (
     "WITH l AS (SELECT t.xmin AS xid FROM {table} AS t WHERE {key} FOR UPDATE), "
-    "v AS (INSERT INTO streamer.version (id, xid) SELECT %s::uuid, l.xid FROM l ON CONFLICT (id) DO NOTHING), "
-    "w AS ({statement} AND EXISTS (SELECT FROM l) RETURNING 1) SELECT 1 / count(*) FROM w"
+    "v AS (INSERT INTO streamer.version (id, xid) SELECT %s::uuid, l.xid FROM l ON CONFLICT (id) DO NOTHING) "
+    "{statement} AND EXISTS (SELECT FROM l)"
 )
 
 Values: TypeAlias = list[str | None]
 
 
 class FastWriter:
-    """Sends transactions down a pipeline; `table` gives what is known of a relation's table."""
+    """Writes transactions by a procedure; `table` gives what is known of a relation's table."""
 
     def __init__(
-        self, session: TargetSession, versions: Versions, pipeline: Pipeline, table: Callable[[Relation], MasterTable]
+        self, session: TargetSession, versions: Versions, procedure: Procedure, table: Callable[[Relation], MasterTable]
     ) -> None:
         self._session = session
         self._versions = versions
-        self._pipeline = pipeline
+        self._procedure = procedure
         self._table = table
         self._plans: dict[Relation, _Plan] = {}
-        #: from one transaction to the next
-        self._next = ("COMMIT AND CHAIN",) if version(session.connection) >= CHAIN else ("COMMIT", "BEGIN")
 
     def suits(self, group: Group) -> bool:
-        """Whether the group can be sent: a whole small transaction of changes that are found by key."""
+        """Whether the group can be written so: a whole small transaction of changes that are found by key."""
         if not group.complete or len(group.changes) > FEW:
             return False
         plans = [(self._plan(change[1]), change) for change in group.changes]
@@ -64,23 +61,35 @@ class FastWriter:
         # what the origin had seen of a third node must be here first: that is looked after elsewhere
         return not any(plan.waits(change) for plan, change in plans) or (set(group.origin.seen) <= {self._session.node})
 
-    def send(self, groups: Sequence[Group]) -> list[Written]:
-        """Send the transactions of the groups, commits included; return what they will have done."""
-        send = self._pipeline.send
-        send("BEGIN")
-        written = []
-        for left, group in enumerate(groups, 1 - len(groups)):
-            written.append(self._send(group))
-            for statement in self._next if left else ("COMMIT",):
-                send(statement)
-        return written
+    def knows(self, group: Group) -> bool:
+        """Whether nothing need be asked of the target to say whether it suits."""
+        return all(change[1] in self._plans for change in group.changes)
 
-    def _send(self, group: Group) -> Written:
-        """Send what is in one transaction."""
-        send = self._pipeline.send
-        send(*self._session.tag(group))
+    def gather(self, groups: Iterable[Group]) -> Batch:
+        """Return as many of the groups as one batch takes."""
+        batch = Batch()
+        for group in groups:
+            self._add(batch, group)
+            if batch.size > BATCH_BYTES:
+                break
+        return batch
+
+    def send(self, batch: Batch) -> None:
+        """Have the server begin with the transactions; until `receive` nothing else may be asked of it."""
+        self._procedure.send(batch)
+
+    def receive(self) -> Answer:
+        """Wait until it has written them, up to the first that needs judgement. Raises psycopg.Error, with those before it
+        committed."""
+        return self._procedure.receive()
+
+    def _add(self, batch: Batch, group: Group) -> None:
+        """Add what is in one transaction, commit included."""
+        add, number = batch.add, self._procedure.number
+        tag, values = self._session.tag(group)
+        add(number(tag), values)
         if (note := self._versions.note(group.origin)) is not None:
-            send(*note)
+            add(number(note[0]), note[1])
         mark = self._versions.mark(group.origin)
         inserted, updated, deleted = 0, 0, 0
         appearing: tuple[list[str], list[str]] = [], []
@@ -88,38 +97,34 @@ class FastWriter:
             kind, relation, old, new = change
             plan = self._plans[relation]
             if kind is Kind.INSERT and new is not None:
-                send(*plan.insert(new))
+                add(*plan.insert(new))
                 inserted += 1
             elif kind is Kind.DELETE and old is not None:
-                send(*plan.delete(old, mark))
+                add(*plan.delete(old, mark))
                 deleted += 1
             elif new is not None:
                 if (statement := plan.update(old, new, mark)) is not None:
-                    send(*statement)
+                    add(*statement)
                 updated += 1
             appearing[plan.by_time and self._versions.exact].extend(plan.appearing(change))
         for ids, since in zip(appearing, (None, group.origin.commit_time), strict=True):
             if ids:
-                send(*_not_deleted(ids, since))
-        return Written(inserted, updated, deleted)
-
-    def finish(self) -> tuple[str | None, str]:
-        """Wait for all that was sent; return how far the target's WAL is written, and its clock. Raises the first error."""
-        self._pipeline.send(f"SELECT {self._session.insert_position}, clock_timestamp()::text")
-        inserted, clock = self._pipeline.finish()[-1]
-        return None if inserted is None else inserted.decode(), (clock or b"").decode()
+                self._add_check(batch, ids, since)
+        batch.commit(Written(inserted, updated, deleted))
 
     def _plan(self, relation: Relation) -> _Plan:
         plan = self._plans.get(relation)
         if plan is None:
-            plan = self._plans[relation] = _Plan(self._table(relation), self._versions.guard)
+            plan = self._plans[relation] = _Plan(self._table(relation), self._versions.guard, self._procedure)
         return plan
 
-
-def _not_deleted(ids: Sequence[str], since: datetime | None) -> tuple[str, Values]:
-    """The check that none of these keys has a tombstone, or none that is not older than `since`."""
-    array = f"{{{','.join(ids)}}}"
-    return (_NOT_DELETED, [array]) if since is None else (_NOT_DELETED + _SINCE, [array, since.isoformat()])
+    def _add_check(self, batch: Batch, ids: Sequence[str], since: datetime | None) -> None:
+        """Make sure that none of these keys has a tombstone, or none that is not older than `since`."""
+        array = f"{{{','.join(ids)}}}"
+        if since is None:
+            batch.add(self._procedure.number(_DELETED, finds=False), [array])
+        else:
+            batch.add(self._procedure.number(_DELETED + _SINCE, finds=False), [array, since.isoformat()])
 
 
 def _are_known(*values: Value) -> bool:
@@ -127,10 +132,11 @@ def _are_known(*values: Value) -> bool:
 
 
 class _Plan:
-    """The statements for one relation."""
+    """The statements for one relation, by their numbers."""
 
-    def __init__(self, table: MasterTable, guard: str) -> None:
+    def __init__(self, table: MasterTable, guard: str, procedure: Procedure) -> None:
         self._table = table
+        self._procedure = procedure
         self._writer = table.writer
         self._key = table.key
         merged = table.rules.merged
@@ -141,13 +147,14 @@ class _Plan:
         self._merged = tuple(i for i, name in enumerate(names) if name in merged)
         self._ordinary = tuple(i for i, name in enumerate(names) if name not in merged)
         self._all = tuple(range(len(names)))
+        self._own_casts = table.writer.own_casts
         self._guard = f" AND {guard}" + (_NOT_MERGED if merged else "")
-        self._updates: dict[tuple[tuple[int, ...], bool], tuple[tuple[int, ...], str]] = {}
+        self._updates: dict[tuple[tuple[int, ...], bool], tuple[tuple[int, ...], int]] = {}
 
     def suits(self, change: Change) -> bool:
         """Whether the change can be sent as a statement."""
         kind, _, old, new = change
-        if kind is Kind.TRUNCATE or (not self._key and kind is not Kind.INSERT):
+        if self._own_casts or kind is Kind.TRUNCATE or (not self._key and kind is not Kind.INSERT):
             return False
         if not self._merged or kind is not Kind.UPDATE:
             return True
@@ -160,42 +167,47 @@ class _Plan:
         new row."""
         return bool(self._key) and (not self._latest or (bool(self._merged) and change[0] is Kind.INSERT))
 
-    def insert(self, new: Row) -> tuple[str, Values]:
+    def insert(self, new: Row) -> tuple[int, Values]:
         """INSERT; what is there already makes it fail."""
         (values,) = self._writer.pick(self._writer.written, [new])
-        return self._writer.insert, list(values)  # type: ignore[arg-type]
+        return self._insert, list(values)  # type: ignore[arg-type]
 
-    def delete(self, old: Row, mark: str) -> tuple[str, Values]:
+    @cached_property
+    def _insert(self) -> int:
+        return self._procedure.number(self._writer.insert)
+
+    def delete(self, old: Row, mark: str) -> tuple[int, Values]:
         """DELETE, if the row is there and needs no judgement."""
         return self._delete, [*self._keys(old), *self._guards(old, mark)]
 
     @cached_property
-    def _delete(self) -> str:
-        return _ONCE.format(statement=self._writer.delete_where(self._writer.by_key(self._key) + self._guard))
+    def _delete(self) -> int:
+        return self._procedure.number(self._writer.delete_where(self._writer.by_key(self._key) + self._guard), finds=True)
 
-    def update(self, old: Row | None, new: Row, mark: str) -> tuple[str, Values] | None:
+    def update(self, old: Row | None, new: Row, mark: str) -> tuple[int, Values] | None:
         """UPDATE, if the row is there and needs no judgement; None if nothing is to be set."""
         before = new if old is None else old
         if self._merged and old is not None and all(old[i] == new[i] for i in self._ordinary):
             return self._merge(old, new)
         moved = old is not None and any(old[i] != new[i] for i in self._key)
         present = tuple(i for i, v in enumerate(new) if v is not UNCHANGED) if UNCHANGED in new else self._all
-        assigned, statement = self._updates.get((present, moved)) or self._make_update(present, moved)
+        assigned, number = self._updates.get((present, moved)) or self._make_update(present, moved)
         if not assigned:
             return None
         values: Values = []
         for i in assigned:
             values += self._setting(i, old, new)
-        return statement, [*values, *self._keys(before), *self._guards(before, mark)]
+        return number, [*values, *self._keys(before), *self._guards(before, mark)]
 
-    def _make_update(self, present: tuple[int, ...], moved: bool) -> tuple[tuple[int, ...], str]:
+    def _make_update(self, present: tuple[int, ...], moved: bool) -> tuple[tuple[int, ...], int]:
         assigned = self._writer.assigned(present, () if moved else self._key)
         condition = self._writer.by_key(self._key) + self._guard
-        statement = self._writer.update_setting([self._assignment(i) for i in assigned], condition) if assigned else ""
-        made = self._updates[present, moved] = assigned, _ONCE.format(statement=statement)
+        statement = self._writer.update_setting([self._assignment(i) for i in assigned], condition)
+        number = self._procedure.number(statement, finds=True) if assigned else 0
+        made = self._updates[present, moved] = assigned, number
         return made
 
-    def _merge(self, old: Row, new: Row) -> tuple[str, Values] | None:
+    def _merge(self, old: Row, new: Row) -> tuple[int, Values] | None:
         """Add to, or raise, or lower what is there; the row keeps the version of its other columns."""
         changed = tuple(i for i in self._merged if old[i] != new[i])
         if not changed:
@@ -207,7 +219,8 @@ class _Plan:
         statement = self._writer.update_setting([self._assignment(i) for i in changed], key)
         keys = self._keys(new)
         id_ = self._table.id_of(self._table.key_of(new))
-        return _MERGE.format(table=self._writer.place, key=key, statement=statement), [*keys, id_, *values, *keys]
+        merge = _MERGE.format(table=self._writer.place, key=key, statement=statement)
+        return self._procedure.number(merge, finds=True), [*keys, id_, *values, *keys]
 
     def _assignment(self, column: int) -> str:
         """How a column is set: to the new value, or merged with what is there."""
@@ -218,7 +231,7 @@ class _Plan:
         elif what in rules.max | rules.min:
             merged = f"{'greatest' if what in rules.max else 'least'}(t.{name}, %s::{kind})"
         else:
-            return f"{name} = %s"
+            return f"{name} = {self._writer.placeholder(column)}"
         # where nobody else has written, the new value is taken as it is
         return f"{name} = CASE WHEN t.{name} = %s::{kind} THEN %s::{kind} ELSE {merged} END"
 

@@ -88,7 +88,7 @@ class GroupWriter:
         self._session.committed(group.position, inserted)
 
     def _undo(self, fresh: bool) -> None:
-        self._connection.execute("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
+        self._session.undo("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
         self._in_transaction = not fresh
         self._applier.forget_stages()
 

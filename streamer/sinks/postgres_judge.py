@@ -24,8 +24,7 @@ from streamer.session import Connection, reason_of
 from streamer.sinks.conflict import Handler, Key, Premature, Removal, Resolution, Resolver, Table, Unresolved
 from streamer.sinks.conflict_log import ConflictLog
 from streamer.sinks.net import RowWise
-from streamer.sinks.pipeline import undo
-from streamer.sinks.postgres_apply import Applier, Outcome
+from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
 from streamer.sinks.postgres_bulk import BulkWriter
 from streamer.sinks.postgres_collisions import Collisions
 from streamer.sinks.postgres_effects import FEW, Effects, bury
@@ -68,6 +67,8 @@ class _Case:
     removed: set[tuple[Relation, Key]] = field(default_factory=set)
     #: tables that must be locked
     locked: set[Relation] = field(default_factory=set)
+    #: the target has refused something: find out what
+    careful: bool = False
 
 
 class Judge:
@@ -118,6 +119,11 @@ class Judge:
                 attempts += 1
                 if isinstance(error, psycopg.errors.UniqueViolation):
                     self._settle(error, case)
+            except REFUSED:
+                self._undo(case)
+                if case.careful:
+                    raise
+                case.careful = True
             except _Collided as collision:
                 self._undo(case)
                 attempts += 1
@@ -140,7 +146,8 @@ class Judge:
         group = case.group
         self._enter(case)
         conflicts: Counter[str] = Counter()
-        outcome = self._bulk.write(group) if len(group.changes) > FEW and self._bulk.suits(group) else None
+        large = len(group.changes) > FEW and not case.careful
+        outcome = self._bulk.write(group) if large and self._bulk.suits(group) else None
         if outcome is None:
             outcome = Outcome()
             for part in _parts(group.changes):
@@ -254,6 +261,7 @@ class Judge:
 
     def _enter(self, case: _Case) -> None:
         """Begin the transaction, or mark where this group of an open one begins, and write its tag."""
+        self._applier.careful = case.careful
         self._connection.execute("BEGIN" if case.fresh else "SAVEPOINT streamer_group")
         self.in_transaction = True
         note = self._versions.note(case.group.origin) if case.fresh else None
@@ -274,7 +282,7 @@ class Judge:
         self._session.committed(case.group.position, inserted)
 
     def _undo(self, case: _Case) -> None:
-        undo(self._connection, "ROLLBACK" if case.fresh else "ROLLBACK TO SAVEPOINT streamer_group")
+        self._session.undo("ROLLBACK" if case.fresh else "ROLLBACK TO SAVEPOINT streamer_group")
         self.in_transaction = not case.fresh
         self._applier.forget_stages()
 

@@ -20,6 +20,7 @@ from weakref import WeakSet
 
 import psycopg
 import structlog
+from psycopg import pq
 
 from streamer.errors import ConnectError, SchemaError, TargetError
 from streamer.model import LSN, NOTHING_SEEN, EdgeName, Group, Seen, SlotIdentity, TableName
@@ -32,12 +33,12 @@ from streamer.versions import SOURCE_SEEN, origin_name, read_seen, seen_text
 _LOCK_CLASS: Final = zlib.crc32(b"streamer") - (1 << 31)
 EDGE: Final = "sync = %s AND source = %s AND target = %s"
 _TAG: Final = (
-    "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = %s, position = %s, seen = %s, source_seen = %s, "
-    f"updated = now() WHERE {EDGE}"
+    "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = %s::timestamptz, position = %s, seen = %s, "
+    f"source_seen = %s, updated = now() WHERE {EDGE}"
 )
 _MOVE: Final = f"UPDATE streamer.progress SET position = %s, source_seen = %s, updated = now() WHERE {EDGE}"
 # the function fills the place of a statement of its own; it returns an empty value, not NULL
-_TAG_WITH_ORIGIN: Final = f"{_TAG} AND pg_replication_origin_xact_setup(%s, %s) IS NOT NULL"
+_TAG_WITH_ORIGIN: Final = f"{_TAG} AND pg_replication_origin_xact_setup(%s::pg_lsn, %s::timestamptz) IS NOT NULL"
 ORIGIN_REMEDY: Final = (
     "GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text), pg_replication_origin_create(text), "
     "pg_replication_origin_drop(text), pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
@@ -218,6 +219,15 @@ class TargetSession:
         if seen is not self._seen[0]:
             self._seen = (seen, seen_text(seen))
         return self._seen[1]
+
+    def undo(self, statement: str) -> None:
+        """Execute a ROLLBACK, of the transaction or to a savepoint. Raises psycopg.Error.
+
+        After its own psycopg would deallocate all prepared statements, though they are not part of the transaction.
+        """
+        result = self.connection.pgconn.exec_(statement.encode())
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise psycopg.OperationalError(result.error_message.decode("utf-8", "replace"))
 
     # -- durability --------------------------------------------------------------------------------------------------------------
 

@@ -40,10 +40,12 @@ class TargetColumn:
 
     name: str
     type_name: str
-    #: the type without modifiers: what a value is cast to without being cut
+    #: the type without modifiers, of a domain the one below it: what a value is cast to without being cut
     base_type: str
     generated: bool
     always_identity: bool
+    #: whether somebody has made a cast from text to the type: then it may differ from how the type reads its values
+    own_cast: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
         generated="a.attgenerated <> ''" if number >= 120000 else "false",
         identity="a.attidentity = 'a'" if number >= 100000 else "false",
     )
-    rows = connection.execute(columns, [table.schema, table.name]).fetchall()
+    rows = connection.execute(columns, {"schema": table.schema, "name": table.name}).fetchall()
     if not rows:
         raise SchemaError(f'table "{table}" does not exist on "{node}"', "create it there, or run: streamer setup")
     query = _UNIQUES.format(count="indnkeyatts" if number >= 110000 else "indnatts")
@@ -75,11 +77,23 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
 
 
 _COLUMNS: Final = """
-SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(a.atttypid, -1), {generated}, {identity}
+WITH RECURSIVE bases AS (
+    SELECT t.oid AS type, t.oid, t.typtype, t.typbasetype FROM pg_catalog.pg_type t
+    WHERE t.oid IN (SELECT atttypid FROM pg_catalog.pg_attribute a
+                    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname = %(schema)s AND c.relname = %(name)s)
+    UNION ALL
+    SELECT b.type, t.oid, t.typtype, t.typbasetype FROM bases b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype
+    WHERE b.typtype = 'd'
+)
+SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(b.oid, -1), {generated}, {identity},
+       EXISTS (SELECT 1 FROM pg_catalog.pg_cast k
+               WHERE k.castsource = 'text'::regtype AND k.casttarget = b.oid AND k.castmethod = 'f' AND k.oid >= 16384)
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+JOIN bases b ON b.type = a.atttypid AND b.typtype <> 'd'
+WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p')
 ORDER BY a.attnum
 """
 
@@ -136,7 +150,7 @@ class TableWriter:
             return f"INSERT INTO {_doubled(self.name)} DEFAULT VALUES"
         always = any(self._target.columns[self.relation.names[i]].always_identity for i in self.written)
         overriding = " OVERRIDING SYSTEM VALUE" if always else ""
-        values = ", ".join(["%s"] * len(self.written))
+        values = ", ".join(map(self.placeholder, self.written))
         return _doubled(f"INSERT INTO {self.name} ({self._list(self.written)}){overriding} VALUES (") + values + ")"
 
     @cached_property
@@ -162,7 +176,7 @@ class TableWriter:
 
     def update_where(self, assigned: Sequence[int], condition: str) -> str:
         """UPDATE of one row; parameters are the assigned values, then the condition's."""
-        return self.update_setting([f"{self.column(i)} = %s" for i in assigned], condition)
+        return self.update_setting([f"{self.column(i)} = {self.placeholder(i)}" for i in assigned], condition)
 
     def update_setting(self, assignments: Sequence[str], condition: str) -> str:
         """UPDATE of one row, `t`, by these assignments; parameters are theirs, then the condition's."""
@@ -175,7 +189,7 @@ class TableWriter:
 
     def by_key(self, key: Sequence[int]) -> str:
         """The condition for the row with a key; parameters are the key's values."""
-        return " AND ".join(f"{_doubled(self._columns[i])} = %s" for i in key)
+        return " AND ".join(f"{_doubled(self._columns[i])} = {self.placeholder(i)}" for i in key)
 
     def match(self, old: Row) -> tuple[str, list[Value]]:
         """The condition for exactly one row that equals `old` in all columns that it carries, and its parameters."""
@@ -238,9 +252,18 @@ class TableWriter:
         """The table's name in a statement with placeholders."""
         return _doubled(self.name)
 
+    def placeholder(self, column: int) -> str:
+        """The placeholder for a value of the column: cast, because not every statement tells its type."""
+        return f"%s::{_doubled(self.base_type(column))}"
+
     def base_type(self, column: int) -> str:
         """The column's type on the target, without modifiers."""
         return self._target.columns[self.relation.names[column]].base_type
+
+    @property
+    def own_casts(self) -> bool:
+        """Whether a cast from text may not be what the type of some column reads."""
+        return any(self._target.columns[name].own_cast for name in self.relation.names)
 
     def others(self, key: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The unique keys besides `key`, as far as the relation has their columns."""

@@ -1,7 +1,7 @@
 """Writing to a PostgreSQL database that other nodes and its own applications write too: transaction by transaction.
 
     small transactions ──> FastWriter: many at once, each on the condition that nothing needs judgement
-                             │ one that fails, a large one, a truncate
+                             │ one that does, a large one, a truncate; all of them on servers before 11
                              v
     Judge: lock and read what is there (World), apply the rules (Resolver), write the outcome, record the conflicts
 
@@ -11,7 +11,7 @@ has passed its commit time. What must be deleted everywhere because of a unique 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -21,11 +21,12 @@ import psycopg
 from streamer.errors import SchemaError
 from streamer.model import LSN, Group, Relation, TableName
 from streamer.ports import Written
+from streamer.session import version
 from streamer.sinks.conflict import Handler, Rules
-from streamer.sinks.pipeline import Pipeline, undo
 from streamer.sinks.postgres_apply import REFUSED
 from streamer.sinks.postgres_fast import FastWriter
 from streamer.sinks.postgres_judge import BUSY, Judge
+from streamer.sinks.postgres_procedure import SINCE, Batch, Procedure
 from streamer.sinks.postgres_session import EDGE, TargetSession
 from streamer.sinks.postgres_table import TableWriter, TargetTable, read_target
 from streamer.sinks.postgres_triggers import missing_triggers, require_commit_timestamps
@@ -65,19 +66,19 @@ class TransactionWriter:
             self._versions = self._choose_versions()
             self._versions.joined = self._read_joined()
             self._others = self._read_others()
-        self._fast = FastWriter(session, self._versions, Pipeline(session.connection), self._table)
+        procedure = Procedure(session.connection, session.insert_position)
+        has_procedures = version(session.connection) >= SINCE
+        self._fast = FastWriter(session, self._versions, procedure, self._table) if has_procedures else None
         days = {"conflict_days": masters.conflict_days, "tombstone_days": masters.tombstone_days}
         self._judge = Judge(session, self._versions, self._table, masters.handler, days)
         self._ahead = AHEAD
 
     def _give_way(self) -> None:
-        """Find deadlocks before others do: who finds one is the one whose transaction is undone, and we do ours again. And keep the
-        server's log free of conditions that did not hold: what goes wrong here is told by us."""
-        for setting in ("deadlock_timeout = '20ms'", "log_min_messages = fatal"):
-            try:
-                self._connection.execute(f"SET {setting}".encode())
-            except psycopg.errors.InsufficientPrivilege:
-                self._session.log.debug("setting_denied", setting=setting)
+        """Find deadlocks before others do: who finds one is the one whose transaction is undone, and we do ours again."""
+        try:
+            self._connection.execute("SET deadlock_timeout = '20ms'")
+        except psycopg.errors.InsufficientPrivilege:
+            self._session.log.debug("setting_denied", setting="deadlock_timeout")
 
     def _choose_versions(self) -> Versions:
         session, connection = self._session, self._connection
@@ -132,13 +133,13 @@ class TransactionWriter:
 
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
         """Apply each transaction in one target transaction."""
+        groups = [self._unless_here(group) for group in groups]
         written: list[Written] = []
         with self._session.errors():
             while len(written) < len(groups) and not (written and interrupted()):
-                rest = [self._unless_here(group) for group in groups[len(written) : len(written) + AHEAD]]
-                if not self._may_come(rest[0], interrupted):
+                if not self._may_come(groups[len(written)], interrupted):
                     break
-                written += self._write_some(rest)
+                written += self._write_some(groups, len(written), interrupted)
                 written[-1] = replace(written[-1], skew=self._clock.skew)
         return written
 
@@ -155,50 +156,68 @@ class TransactionWriter:
             return True
         return self._clock.wait_for(group.origin, interrupted)
 
-    def _write_some(self, groups: Sequence[Group]) -> list[Written]:
-        """Write at least one."""
-        node = groups[0].origin.node
+    def _write_some(self, groups: Sequence[Group], start: int, interrupted: Callable[[], bool]) -> list[Written]:
+        """Write at least one of the groups from `start` on."""
         if not self._judge.in_transaction:
             self._judge.purge()
-            self._follow(node)
-            count = 0
-            while count < min(self._ahead, len(groups)) and self._may_be_sent(groups[count], node):
-                count += 1
-            if count:
-                return self._send(groups[:count])
-        return [self._judge.write(groups[0])]
+            self._follow(groups[start].origin.node)
+            if self._fast is not None and (written := self._send(self._fast, groups, start, interrupted)):
+                return written
+        return [self._judge.write(groups[start])]
 
     def _follow(self, node: str) -> None:
         self._session.follow_origin(node)
         if isinstance(self._versions, OriginVersions) and self._session.origin is not None:
             self._versions.follow(self._session.origin, node)
 
-    def _may_be_sent(self, group: Group, node: str) -> bool:
-        """Whether the group can go with those before it."""
-        if group.origin.node != node or not self._fast.suits(group):
-            return False
-        return not self._masters.by_time or self._clock.has_passed(group.origin.commit_time)
+    def _send(self, fast: FastWriter, groups: Sequence[Group], start: int, interrupted: Callable[[], bool]) -> list[Written]:
+        """Send transactions by the batch, and gather the next one while the server is at work; the first that needs judgement gets
+        it, and those behind it come again."""
 
-    def _send(self, groups: Sequence[Group]) -> list[Written]:
-        """Send the transactions at once; the first that needs judgement gets it, and those behind it come again."""
-        try:
-            written = self._fast.send(groups)
-            inserted, clock = self._fast.finish()
-        except (*REFUSED, *BUSY):
-            undo(self._connection, "ROLLBACK")
-            done = self._committed(groups)
-            self._ahead = max(1, len(done))
-            return [*written[: len(done)], self._judge.write(groups[len(done)])]
-        self._ahead = min(AHEAD, 2 * self._ahead)
-        self._clock.saw(clock)
-        self._session.committed(groups[-1].position, inserted)
+        def gather(begin: int, suits: Callable[[Group], bool]) -> Batch:
+            return fast.gather(self._leading(groups[begin : begin + self._ahead], groups[start].origin.node, suits))
+
+        written: list[Written] = []
+        batch = gather(start, fast.suits)
+        while batch.written and not (written and interrupted()):
+            begin = start + len(written)
+            end = begin + len(batch.written)
+            fast.send(batch)
+            following = gather(end, lambda group: fast.knows(group) and fast.suits(group))
+            done = self._receive(fast, groups[begin:end])
+            written += batch.written[:done]
+            if begin + done < end:
+                self._ahead = max(1, done)
+                return [*written, self._judge.write(groups[begin + done])]
+            self._ahead = min(AHEAD, 2 * self._ahead)
+            batch = following
         return written
 
-    def _committed(self, groups: Sequence[Group]) -> Sequence[Group]:
-        """Those of the groups that are in the target."""
+    def _leading(self, groups: Sequence[Group], node: str, suits: Callable[[Group], bool]) -> Iterator[Group]:
+        """Give the first of the groups, as far as they were made on `node`, in the target's past, and suit."""
+        for group in groups:
+            if group.origin.node != node or not suits(group):
+                return
+            if self._masters.by_time and not self._clock.has_passed(group.origin.commit_time):
+                return
+            yield group
+
+    def _receive(self, fast: FastWriter, groups: Sequence[Group]) -> int:
+        """Wait until the groups are written, and return how many are."""
+        try:
+            answer = fast.receive()
+        except (*REFUSED, *BUSY):
+            return self._committed(groups)
+        self._clock.saw(answer.clock)
+        if answer.done:
+            self._session.committed(groups[answer.done - 1].position, answer.written)
+        return answer.done
+
+    def _committed(self, groups: Sequence[Group]) -> int:
+        """How many of the groups are in the target."""
         query = f"SELECT position, {self._session.insert_position} FROM streamer.progress WHERE {EDGE}"
         position, inserted = self._connection.execute(query.encode(), self._session.where).fetchone() or ("0/0", None)
-        done = [group for group in groups if group.position <= LSN.parse(position)]
+        done = sum(group.position <= LSN.parse(position) for group in groups)
         if done:
-            self._session.committed(done[-1].position, inserted)
+            self._session.committed(groups[done - 1].position, inserted)
         return done

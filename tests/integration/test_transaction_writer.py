@@ -25,7 +25,7 @@ from streamer.session import connect
 from streamer.sinks import postgres_triggers
 from streamer.sinks.conflict import Rules
 from streamer.sinks.postgres import PostgresSink
-from streamer.sinks.postgres_table import read_target
+from streamer.sinks.postgres_table import quote, quoted, read_target
 from streamer.sinks.postgres_transactions import MultiMaster
 from tests.changes import delete, insert, relation, table, truncate, update
 from tests.integration.targets import BEGIN, EDGE, SLOT
@@ -54,8 +54,8 @@ class Node:
 
     def create(self, definition: TableDefinition, *more: str) -> Relation:
         columns = [f'"{c.name}" {c.type_name}' for c in definition.columns]
-        key = ", ".join(definition.primary_key)
-        self.database.execute(f"CREATE TABLE {definition.table} ({', '.join([*columns, f'PRIMARY KEY ({key})', *more])})")
+        key = ", ".join(map(quote, definition.primary_key))
+        self.database.execute(f"CREATE TABLE {quoted(definition.table)} ({', '.join([*columns, f'PRIMARY KEY ({key})', *more])})")
         with connect("b", self.database.url, application="test") as connection:
             merged = self.rules.delta | self.rules.max | self.rules.min
             postgres_triggers.ensure(connection, read_target(connection, "b", definition.table), merged)
@@ -64,6 +64,7 @@ class Node:
     @contextmanager
     def edge(self) -> Iterator[Sink]:
         settings = MultiMaster(lambda table: self.rules, lambda name: pytest.fail(name), 5.0, 30, 7, self.rules.policy == "latest")
+        self._wait_for_last_session()
         sink = PostgresSink(EDGE, self.url, masters=settings)
         try:
             if sink.open() is None:
@@ -72,8 +73,15 @@ class Node:
         finally:
             sink.close()
 
+    def _wait_for_last_session(self) -> None:
+        """A session that has been closed has its lock for a moment still."""
+        ours = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        locks = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND {ours}"
+        wait_for(lambda: self.database.query(locks) == [(0,)], "the last session's lock to be given back")
+
     def progress(self) -> tuple[LSN, Seen]:
         """What a new session is told."""
+        self._wait_for_last_session()
         with closing(PostgresSink(EDGE, self.url)) as sink:
             progress = sink.open()
             assert progress is not None
@@ -146,6 +154,52 @@ def test_the_later_write_wins_whichever_side_it_is_on(node: Node, count: int) ->
         ("update_origin_differs", '{"id":"0"}', "current"),
         ("update_origin_differs", '{"id":"0"}', "incoming"),
     ]
+
+
+def test_a_batch_may_touch_many_tables(node: Node) -> None:
+    tables = [node.create(table(f"t{i}", id="integer", name="text")) for i in range(40)]
+    inserts = [node.transaction(insert(t, "1", f"x{i}"), insert(t, "2", "y"), time=at(i)) for i, t in enumerate(tables)]
+    updates = [node.transaction(update(t, "1", f"z{i}"), delete(t, "2", None), time=at(50 + i)) for i, t in enumerate(tables)]
+    node.apply(*inserts, *updates)
+    assert [node.database.query(f"SELECT * FROM t{i}") for i in range(40)] == [[(1, f"z{i}")] for i in range(40)]
+
+
+def test_a_batch_keeps_every_value_as_it_is(node: Node) -> None:
+    odd = node.create(
+        table("100% 'ta%sble", **{"id %s": "integer", "val'ue": "text", "bits": "text", "fixed": "text"}, key=("id %s",))
+    )
+    node.database.execute("""ALTER TABLE "100% 'ta%sble" ALTER bits TYPE bit(3) USING NULL, ALTER fixed TYPE char(4)""")
+    values = ["", "NULL", "'", '"', "\\", "{a,b}", "%s %%", "ä€😀", "line\nline\ttab", " pad ", "x" * 100_000]
+    node.apply(*[node.transaction(insert(odd, str(i), v, "101", "ab"), time=at(i)) for i, v in enumerate([*values, None])])
+    node.apply(*[node.transaction(update(odd, str(i), v, "011", "ab"), time=at(50 + i)) for i, v in enumerate([None, *values])])
+    found = node.database.query("""SELECT "id %s", "val'ue", bits::text, fixed FROM "100% 'ta%sble" ORDER BY 1""")
+    assert found == [(i, v, "011", "ab  ") for i, v in enumerate([None, *values])]
+
+
+def test_a_value_that_is_too_long_for_a_domain_is_refused_not_cut(node: Node) -> None:
+    node.database.execute("CREATE DOMAIN short AS varchar(3); CREATE DOMAIN shorter AS short CHECK (length(VALUE) < 9)")
+    t = node.create(table(id="integer", name="text"))
+    node.database.execute("ALTER TABLE t ALTER name TYPE shorter")
+    with pytest.raises(ApplyError, match=r'table "public\.t" on "b" refuses the insert of id=2: value too long'):
+        node.apply(node.transaction(insert(t, "1", "abc"), time=at(1)), node.transaction(insert(t, "2", "abcd"), time=at(2)))
+    assert node.rows() == [(1, "abc")]
+
+
+def test_a_type_with_a_cast_of_its_own_from_text_is_read_by_its_input_function(node: Node) -> None:
+    node.database.execute(
+        "CREATE TYPE pair AS (a int, b int); CREATE FUNCTION swapped(text) RETURNS pair LANGUAGE sql IMMUTABLE AS "
+        "$$ SELECT row(split_part($1, ',', 2)::int, split_part($1, ',', 1)::int)::pair $$; "
+        "CREATE CAST (text AS pair) WITH FUNCTION swapped(text) AS ASSIGNMENT"
+    )
+    t = node.create(table(id="integer", name="text"))
+    node.database.execute("ALTER TABLE t ALTER name TYPE pair USING NULL")
+    node.apply(node.transaction(insert(t, "1", "(1,2)"), time=at(1)))
+    assert node.database.query("SELECT (name).a, (name).b FROM t") == [(1, 2)]
+
+
+def test_a_server_without_procedures_gets_transactions_one_by_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.sinks.postgres_transactions.SINCE", 999_999)
+    test_every_transaction_keeps_its_own_commit_time_and_origin(node)
 
 
 def test_what_the_origin_had_seen_is_no_conflict(node: Node) -> None:
