@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.changes import insert, update
-from tests.integration.test_transaction_writer import Node, T, at
+from tests.integration.masters import Node, T, at
 from tests.servers import Database
 from tests.waiting import wait_for
 
