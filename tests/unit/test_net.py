@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeAlias
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.model import UNCHANGED, Change, Column, Identity, Kind, Relation, Row, TableName, Value
+from streamer.sinks import net
 from streamer.sinks.net import RowWise, SetWise, Step, Truncate, Unfoldable, fold, merge
 
 Stored: TypeAlias = dict[str, Value]
@@ -219,6 +223,23 @@ def test_updates_and_deletes_of_missing_rows_have_no_effect_either_way(changes: 
         return  # an update of a missing row, then its insert: replayed one by one
     folded.carry_out(steps)
     assert folded.content() == one_by_one.content()
+
+
+@settings(deadline=None)
+@given(histories(with_missing_rows=True))
+def test_changes_of_one_kind_are_folded_at_once_as_one_by_one(changes: list[Change]) -> None:
+    for kind, alike in groupby(changes, key=itemgetter(0)):
+        run = list(alike)
+        with patch.object(net, "MANY", 1):
+            at_once = _steps(run)
+        assert at_once == _steps(run), kind
+
+
+def _steps(changes: list[Change]) -> list[Step] | None:
+    try:
+        return fold(changes, key_of)
+    except Unfoldable:
+        return None
 
 
 def insert(relation: Relation, row: str) -> Change:
