@@ -25,6 +25,20 @@ url = "postgresql://postgres:${SHOP_PASSWORD}@127.0.0.1:5433/shop"
 # [nodes.s]
 # url = "sqlite:///shop.sqlite"
 
+# Or a MySQL or MariaDB database.
+# [nodes.m]
+# url = "mysql://streamer:${MYSQL_PASSWORD}@127.0.0.1:3306/shop"
+# Where tables of schemas other than public stand: in that database as schema.table (prefix), or in databases of their names.
+# schemas = "prefix"
+
+# Or JSON lines, one for each change: jsonl:///relative/path, jsonl:////absolute/path, or jsonl:- for standard output.
+# [nodes.log]
+# url = "jsonl:///changes.jsonl"
+# The size in MB at which it goes on in another file (changes.jsonl.000001); by default there is one file.
+# rotate_mb = 100
+# Where its progress is kept; by default beside the file, or in streamer-log.progress for standard output.
+# progress = "changes.jsonl.progress"
+
 # Syncs: what is replicated between nodes.
 [syncs.shop]
 # Nodes whose changes are captured; with two or more, each is also a target of the others.
@@ -39,8 +53,11 @@ tables = ["public.*"]
 # copy = "if-empty"
 # Tables copied at once.
 # copy_jobs = 2
-# When it runs; "continuous" is the only choice so far.
+# When it runs: continuous, manual (when kicked: streamer kick shop) or "every 10m" (s, m, h or d).
 # run = "continuous"
+# What is written where the column of a target that is not PostgreSQL cannot hold a value: error (nothing), null, or clamp (what is
+# nearest).
+# on_unrepresentable = "error"
 # The following keys are for two or more sources. Who wins when they change the same row at the same time: latest, apply, keep,
 # error, "python:package.module:function", or a list of all sources, the strongest first.
 # conflict = "latest"
@@ -53,9 +70,20 @@ tables = ["public.*"]
 # Seconds by which the clock of another source may be ahead.
 # max_clock_skew = 5.0
 
-# What holds for a single table, with two or more sources.
+# What holds for a single table; the first five keys are for one source. [syncs.shop.target.b.table."public.accounts"] is for one
+# target, and wins.
 # [syncs.shop.table."public.accounts"]
-# Instead of the policy of the sync.
+# The columns that travel, and other names on the target, of the table and of columns.
+# columns = ["id", "name"]
+# rename = "crm.clients"
+# rename_columns = { name = "full_name" }
+# A condition over the row: a row that leaves it is deleted on the target, one that enters is inserted.
+# where = "balance > 0"
+# A function that gets each row as a dict, and returns the one that travels, or None.
+# transform = "python:package.module:function"
+# Instead of what the sync says.
+# on_unrepresentable = "error"
+# With two or more sources: who wins, instead of what the sync says.
 # conflict = "latest"
 # Columns to which the differences of all sources are added, and those of which the greater or the lesser value stays.
 # delta = []

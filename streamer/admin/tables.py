@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from streamer.admin import sqlite_files
+from streamer.admin.foreign import ForeignTarget, target_of
 from streamer.admin.nodes import chosen_syncs, session
 from streamer.admin.printing import print_table
 from streamer.capture import publication
@@ -20,7 +20,6 @@ from streamer.config import Config
 from streamer.errors import StreamerError
 from streamer.model import EdgeName, Identity, TableName
 from streamer.session import Connection, version
-from streamer.sinks import sqlite_ddl
 from streamer.sinks.postgres_ddl import has_table
 from streamer.sinks.postgres_table import quoted
 
@@ -103,21 +102,22 @@ class _Stream:
 
     def _plans(self, edge: EdgeName) -> Iterator[str]:
         """What will happen to each table on a target."""
-        names = [t.table for t in self._tables]
-        state = _in_file(self._config, edge, names) if self._is_file(edge) else _in_server(self._config, edge, names)
-        return (self._plan(name, state) for name in names)
+        shapes = self._settings.shapes_for(edge.target)
+        names = [shapes[t.table].target if t.table in shapes else t.table for t in self._tables]
+        foreign = target_of(self._config, edge.target)
+        state = _in_server(self._config, edge, names) if foreign is None else _in_foreign(foreign, edge, names)
+        for table, name in zip(self._tables, names, strict=True):
+            yield self._plan(table.table, name, state) + ("" if name == table.table else f", as {name}")
 
-    def _is_file(self, edge: EdgeName) -> bool:
-        return self._config.nodes[edge.target].kind == "sqlite"
-
-    def _plan(self, table: TableName, state: _State) -> str:
+    def _plan(self, table: TableName, name: TableName, state: _State) -> str:
+        """What will happen to a table that has this name on the target."""
         stream = "inserts only" if table in self._only_inserts else "stream"
         copy = self._settings.copy_rows
-        if table in state.copied:
+        if name in state.copied:
             return stream
-        if table not in state.existing:
+        if name not in state.existing:
             return f"will be created, {stream}" if copy == "never" else f"will be created, copy, then {stream}"
-        copies = copy == "always" or (copy == "if-empty" and table not in state.filled)
+        copies = copy == "always" or (copy == "if-empty" and name not in state.filled)
         return f"copy, then {stream}" if copies else stream
 
 
@@ -142,21 +142,9 @@ def _in_server(config: Config, edge: EdgeName, names: Sequence[TableName]) -> _S
         return _State(existing, frozenset(filled), copied)
 
 
-def _in_file(config: Config, edge: EdgeName, names: Sequence[TableName]) -> _State:
-    there = {name for (name,) in sqlite_files.read(config, edge.target, "SELECT name FROM sqlite_master WHERE type = 'table'")}
-    known = {sqlite_ddl.fold_case(name) for name in there}
-    existing = frozenset(n for n in names if sqlite_ddl.fold_case(sqlite_ddl.target_name(n)) in known)
-    filled = {n for n in existing if sqlite_files.read(config, edge.target, f"SELECT 1 FROM {_in_sqlite(n)} LIMIT 1")}
-    copied = frozenset[TableName]()
-    if sqlite_files.has_ours(config, edge.target):
-        query = "SELECT schema_name, table_name FROM streamer_copy WHERE sync = ? AND source = ? AND target = ?"
-        rows = sqlite_files.read(config, edge.target, query, [edge.sync, edge.source, edge.target])
-        copied = frozenset(TableName(*row) for row in rows)
-    return _State(existing, frozenset(filled), copied)
-
-
-def _in_sqlite(table: TableName) -> str:
-    return sqlite_ddl.quote(sqlite_ddl.target_name(table))
+def _in_foreign(target: ForeignTarget, edge: EdgeName, names: Sequence[TableName]) -> _State:
+    existing = target.existing(names)
+    return _State(existing, target.filled([n for n in names if n in existing]), target.copied(edge))
 
 
 def print_tables(found: Sequence[Listed], *, as_json: bool) -> None:

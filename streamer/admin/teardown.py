@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from streamer.admin import removals, sqlite_files
+from streamer.admin import removals
+from streamer.admin.foreign import ForeignTarget, target_of
 from streamer.admin.leaving import Leaving, syncs_of, without
 from streamer.admin.nodes import Say, chosen_syncs, session
 from streamer.admin.removals import Removal
@@ -76,7 +77,8 @@ class _Teardown:
         plan: Plan = {}
         for node in self._leaving.nodes() if self._leaving else self._nodes():
             try:
-                plan[node] = self._in_file(node) if self._is_file(node) else self._in_server(node)
+                foreign = target_of(self._config, node)
+                plan[node] = self._in_server(node) if foreign is None else self._in_foreign(foreign, node)
             except UsageError:
                 raise
             except StreamerError as error:
@@ -88,9 +90,6 @@ class _Teardown:
     def _nodes(self) -> list[str]:
         settings = [self._config.syncs[sync] for sync in self._syncs]
         return list(dict.fromkeys(node for sync in settings for node in (*sync.sources, *sync.targets)))
-
-    def _is_file(self, node: str) -> bool:
-        return self._config.nodes[node].kind == "sqlite"
 
     def _in_server(self, node: str) -> list[Removal]:
         with session(self._config, node) as connection:
@@ -150,16 +149,15 @@ class _Teardown:
                 return True
         return False
 
-    def _in_file(self, node: str) -> list[Removal]:
-        source = self._source_in_file(node)
+    def _in_foreign(self, target: ForeignTarget, node: str) -> list[Removal]:
+        source = self._source_to_forget(node)
         if source is None:
-            has = sqlite_files.has_ours(self._config, node)
-            return [Removal(f'what streamer keeps in "{self._config.nodes[node].path}"', "")] if has else []
+            return [Removal(f"what streamer keeps in {target.place}", "")] if target.has_ours() else []
         edges = [EdgeName(sync, source, node) for sync in self._syncs]
-        return [Removal(f"progress of edge {edge}", "") for edge in edges if sqlite_files.knows(self._config, edge)]
+        return [Removal(f"progress of edge {edge}", "") for edge in edges if target.position(edge) is not None]
 
-    def _source_in_file(self, node: str) -> str | None:
-        """The source that the file has to forget; None if it has to forget all of them."""
+    def _source_to_forget(self, node: str) -> str | None:
+        """The source that a target has to forget; None if it has to forget all of them."""
         return None if node == self._node else self._node
 
     def remove(self, plan: Plan) -> None:
@@ -168,11 +166,11 @@ class _Teardown:
             try:
                 if not found:
                     continue
-                if self._is_file(node):
-                    for what in sqlite_files.forget(self._config, node, self._syncs, self._source_in_file(node)):
-                        self._say(f"{node}: removed {what}")
-                else:
+                if (foreign := target_of(self._config, node)) is None:
                     self._remove_from_server(node, found)
+                else:
+                    for what in foreign.forget(self._syncs, self._source_to_forget(node)):
+                        self._say(f"{node}: removed {what}")
             except StreamerError as error:
                 self.problems.append(error)
 
