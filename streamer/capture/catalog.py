@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamer.model import Column, ColumnDefinition, Identity, Relation, TableDefinition, TableName
 from streamer.session import Connection, version
@@ -65,7 +65,7 @@ def read_tables(connection: Connection, selects: Callable[[TableName], bool]) ->
     columns = _read_columns(connection, list(tops))
     keys = _read_keys(connection, list(tops))
     return [
-        _source_table(row, columns.get(oid, []), keys.get(oid, {}), leaves[oid])
+        _source_table(row, columns.get(oid, []), keys.get(oid, _Keys()), leaves[oid])
         for oid, row in sorted(tops.items(), key=lambda item: (item[1][1], item[1][2]))
     ]
 
@@ -88,21 +88,21 @@ def _ancestors(oid: int, parents: dict[int, int]) -> set[int]:
 def _source_table(
     row: tuple[object, ...],
     columns: list[ColumnDefinition],
-    keys: dict[str, tuple[str, ...]],
+    keys: _Keys,
     leaves: Iterable[TableName],
 ) -> SourceTable:
     _, schema, name, relkind, identity, _, estimate, _ = row
     kind = Identity(str(identity))
     identity_columns = {
-        Identity.DEFAULT: keys.get("default", ()),
-        Identity.INDEX: keys.get("identity", ()),
+        Identity.DEFAULT: keys.default,
+        Identity.INDEX: keys.identity,
         Identity.FULL: tuple(c.name for c in columns),
         Identity.NOTHING: (),
     }[kind]
     if not identity_columns:
         kind = Identity.NOTHING
     return SourceTable(
-        TableDefinition(TableName(str(schema), str(name)), tuple(columns), keys.get("primary", ())),
+        TableDefinition(TableName(str(schema), str(name)), tuple(columns), keys.primary, tuple(keys.unique)),
         kind,
         identity_columns,
         tuple(leaves),
@@ -119,23 +119,39 @@ def _read_columns(connection: Connection, oids: list[int]) -> dict[int, list[Col
     )
     found: dict[int, list[ColumnDefinition]] = defaultdict(list)
     for oid, *column in connection.execute(sql, [oids]):
-        name, type_name, type_oid, not_null, default, identity, generated = column
-        definition = ColumnDefinition(name, type_name, type_oid, not_null, default, identity, bool(generated))
+        name, type_name, type_oid, not_null, default, identity, generated, base_oid, base_name, enum = column
+        definition = ColumnDefinition(
+            name, type_name, type_oid, not_null, default, identity, bool(generated), base_oid, base_name, enum
+        )
         found[oid].append(definition)
     return found
 
 
-def _read_keys(connection: Connection, oids: list[int]) -> dict[int, dict[str, tuple[str, ...]]]:
-    """The columns of the primary key, the default identity and the replica identity index, by table."""
+@dataclass(slots=True)
+class _Keys:
+    """The columns of a table's unique indexes."""
+
+    primary: tuple[str, ...] = ()
+    #: what identifies rows where the replica identity is the default one
+    default: tuple[str, ...] = ()
+    #: of the index that is the replica identity
+    identity: tuple[str, ...] = ()
+    unique: list[tuple[str, ...]] = field(default_factory=list)
+
+
+def _read_keys(connection: Connection, oids: list[int]) -> dict[int, _Keys]:
     sql = _KEYS.format(count="i.indnkeyatts" if version(connection) >= INCLUDED else "i.indnatts")
-    found: dict[int, dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for oid, is_primary, is_immediate, is_identity, columns in connection.execute(sql, [oids]):
+    found: dict[int, _Keys] = defaultdict(_Keys)
+    for oid, is_primary, is_immediate, is_identity, is_unique, names in connection.execute(sql, [oids]):
+        keys, columns = found[oid], tuple(names)
         if is_primary:
-            found[oid]["primary"] = tuple(columns)
+            keys.primary = columns
         if is_primary and is_immediate:  # a deferrable key identifies nothing
-            found[oid]["default"] = tuple(columns)
+            keys.default = columns
         if is_identity:
-            found[oid]["identity"] = tuple(columns)
+            keys.identity = columns
+        if is_unique and not is_primary:
+            keys.unique.append(columns)
     return found
 
 
@@ -154,11 +170,21 @@ LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
 
+# the last domain of a chain has the modifier
 _COLUMNS = """
+WITH RECURSIVE steps(type, base, modifier) AS (
+    SELECT oid, typbasetype, typtypmod FROM pg_catalog.pg_type WHERE typtype = 'd'
+    UNION ALL
+    SELECT s.type, t.typbasetype, t.typtypmod FROM steps s JOIN pg_catalog.pg_type t ON t.oid = s.base WHERE t.typtype = 'd'
+)
 SELECT a.attrelid::bigint, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.attnotnull,
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid), {identity}, {generated}
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid), {identity}, {generated},
+       coalesce(b.base::bigint, 0), coalesce(pg_catalog.format_type(b.base, b.modifier), ''), coalesce(b.kind, t.typtype) = 'e'
 FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+LEFT JOIN (SELECT s.type, s.base, s.modifier, t.typtype AS kind FROM steps s JOIN pg_catalog.pg_type t ON t.oid = s.base
+           WHERE t.typtype <> 'd') b ON b.type = a.atttypid
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
@@ -174,10 +200,12 @@ WHERE n.nspname = %s AND c.relname = %s AND a.attgenerated <> '' AND NOT a.attis
 # indkey is an int2vector, which counts from 0
 _KEYS = """
 SELECT i.indrelid::bigint, i.indisprimary, i.indimmediate, i.indisreplident,
+       i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL,
        ARRAY(SELECT a.attname::text
              FROM pg_catalog.generate_series(0, {count} - 1) AS k(n)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
              ORDER BY k.n)
 FROM pg_catalog.pg_index i
-WHERE i.indrelid = ANY(%s) AND i.indisvalid AND (i.indisprimary OR i.indisreplident)
+WHERE i.indrelid = ANY(%s) AND i.indisvalid AND i.indisunique
+ORDER BY i.indrelid, i.indexrelid
 """

@@ -51,7 +51,7 @@ def create(connection: Connection, creations: Sequence[Creation]) -> list[str]:
         for creation in creations:
             if creation.kind == "foreign key" and not with_foreign_keys:
                 lines.append(f"left out {creation.what}: the role may not set session_replication_role")
-            elif not _exists(connection, creation):
+            elif not exists(connection, creation):
                 lines += _execute(connection, creation)
     return lines
 
@@ -71,7 +71,8 @@ def _execute(connection: Connection, creation: Creation) -> list[str]:
     return []
 
 
-def _exists(connection: Connection, creation: Creation) -> bool:
+def exists(connection: Connection, creation: Creation) -> bool:
+    """Return whether the database has the schema, extension, type or sequence already."""
     query = _EXISTS.get(creation.kind)
     names = {"schema": creation.name.schema, "name": creation.name.name}
     return query is not None and connection.execute(query, names).fetchone() is not None

@@ -18,6 +18,7 @@ from streamer.ports import Written
 from streamer.sinks.net import RowWise, SetWise, Step, Truncate, Unfoldable, fold
 from streamer.sinks.sqlite_ddl import quote, read_target, refuse_clashes, target_name
 from streamer.sinks.sqlite_plan import Plan
+from streamer.sinks.unrepresentable import Replacements
 
 REFUSED = (sqlite3.IntegrityError, sqlite3.DataError)
 """What SQLite raises for a row that it does not take."""
@@ -28,22 +29,26 @@ _DONE = {Kind.INSERT: "inserted", Kind.UPDATE: "updated", Kind.DELETE: "deleted"
 class Applier:
     """Writes changes through one connection; keeps a plan for each relation."""
 
-    def __init__(self, connection: sqlite3.Connection, node: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, node: str, replacements: Replacements) -> None:
         self._connection = connection
         self._node = node
+        self._replacements = replacements
         self._plans: dict[Relation, Plan] = {}
         self._tables: set[TableName] = set()
 
     def apply(self, changes: Sequence[Change]) -> Written:
         """Apply the changes. Raises ApplyError for a row that is refused, SchemaError, sqlite3.Error; some may be done then."""
         self._connection.execute("SAVEPOINT streamer_group")
+        mark = self._replacements.mark()
         try:
             done = self._steps(fold(changes, lambda relation: self._plan(relation).key))
         except (Unfoldable, *REFUSED):
             self._connection.execute("ROLLBACK TO streamer_group")
+            self._replacements.back_to(mark)
             done = self._replay(changes)
         self._connection.execute("RELEASE streamer_group")
-        return Written(done["inserted"], done["updated"], done["deleted"], done["truncated"], done["missing"])
+        replaced = self._replacements.take()
+        return Written(done["inserted"], done["updated"], done["deleted"], done["truncated"], done["missing"], replaced=replaced)
 
     def _plan(self, relation: Relation) -> Plan:
         plan = self._plans.get(relation)
@@ -51,7 +56,7 @@ class Applier:
             self._tables.add(relation.table)
             refuse_clashes(self._tables)
             target = read_target(self._connection, self._node, relation.table)
-            plan = self._plans[relation] = Plan(self._connection, relation, target)
+            plan = self._plans[relation] = Plan(self._connection, relation, target, self._replacements)
         return plan
 
     def _steps(self, steps: Iterable[Step]) -> Counter[str]:

@@ -1,27 +1,30 @@
-"""Tables of an SQLite target: their names and types, the statements that make them, and what a file really has.
+"""Tables of an SQLite target: their names, the statements that make them, and what a file really has.
 
-A table of the schema public keeps its name, any other is named schema.table. Types are chosen so that no value changes:
-integers and booleans INTEGER, floats REAL, bytea BLOB, all else TEXT (numeric too: as REAL it would lose digits).
+A table of the schema public keeps its name, any other is named schema.table. Tables are made STRICT where the library knows that
+(3.37 and later), so that nobody puts into them what PostgreSQL would not take; tables that exist are taken as they are.
 
 The trap: SQLite compares names without regard to the case of ASCII letters, PostgreSQL does not. Two tables that only differ
 by case would become one; they are refused.
+
+https://www.sqlite.org/stricttables.html
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from streamer.errors import SchemaError
-from streamer.model import TableDefinition, TableName
+from streamer.model import ColumnDefinition, TableDefinition, TableName
+from streamer.sinks import defaults
+from streamer.sinks.postgres_types import BOOLEAN, TYPES, SourceType
+from streamer.sinks.sqlite_types import HAS_STRICT, column_type
+from streamer.sinks.sqlite_values import conversion
+from streamer.sinks.unrepresentable import Unrepresentable
 
-BOOL: Final = 16
-BYTEA: Final = 17
-FLOATS: Final = (700, 701)
-_INTEGERS: Final = (20, 21, 23, 26)  # int8, int2, int4, oid
-_TYPES: Final = dict.fromkeys((*_INTEGERS, BOOL), "INTEGER") | dict.fromkeys(FLOATS, "REAL") | {BYTEA: "BLOB"}
+BOOL: Final = BOOLEAN
 _OWN: Final = ("streamer_progress", "streamer_copy")
 
 
@@ -40,26 +43,53 @@ def target_name(table: TableName) -> str:
     return table.name if table.schema == "public" else str(table)
 
 
-def declared_type(type_oid: int) -> str:
-    """Return the type that a column of this PostgreSQL type is declared with."""
-    return _TYPES.get(type_oid, "TEXT")
+def declared_type(type_oid: int, *, strict: bool = False) -> str:
+    """Return the type that a column of this PostgreSQL type, which is no domain, is declared with."""
+    return column_type(SourceType(TYPES.get(type_oid, "other")), strict=strict)
 
 
-def create_table(definition: TableDefinition) -> str:
+def create_table(definition: TableDefinition, *, strict: bool = HAS_STRICT) -> str:
     """Return the statement that makes the table. Generated columns are left out: their values do not travel."""
     columns = [c for c in definition.columns if not c.generated]
-    key = definition.primary_key if {c.name for c in columns}.issuperset(definition.primary_key) else ()
-    lines = [f"{quote(c.name)} {declared_type(c.type_oid)}{' NOT NULL' if c.not_null or c.name in key else ''}" for c in columns]
-    if key:
-        lines.append(f"PRIMARY KEY ({', '.join(map(quote, key))})")
-    return f"CREATE TABLE {quote(target_name(definition.table))} (\n    " + ",\n    ".join(lines) + "\n)"
+    there = {c.name for c in columns}
+    keys = [key for key in (definition.primary_key, *definition.unique_keys) if key and there.issuperset(key)]
+    primary = definition.primary_key if definition.primary_key in keys else ()
+    lines = [_column(c, in_key=c.name in primary, strict=strict) for c in columns]
+    lines += [f"{'PRIMARY KEY' if key == primary else 'UNIQUE'} ({', '.join(map(quote, key))})" for key in dict.fromkeys(keys)]
+    body = ",\n    ".join(lines)
+    return f"CREATE TABLE {quote(target_name(definition.table))} (\n    {body}\n){' STRICT' if strict else ''}"
 
 
-def missing_column(table: TableName, column: str, type_oid: int) -> SchemaError:
+def _column(column: ColumnDefinition, *, in_key: bool, strict: bool) -> str:
+    declared = column_type(SourceType.of(column), strict=strict)
+    not_null = " NOT NULL" if column.not_null or in_key else ""
+    default = _default(column, declared, strict=strict)
+    return f"{quote(column.name)} {declared}{not_null}{f' DEFAULT {default}' if default else ''}"
+
+
+def _default(column: ColumnDefinition, declared: str, *, strict: bool) -> str | None:
+    """A constant default as SQL writes it; the current time has another form in SQLite than PostgreSQL's text."""
+    value = None if column.default is None else defaults.constant(column.default)
+    if value is None:
+        return None
+    how = conversion(column.base_oid or column.type_oid, declared, strict=strict)
+    try:
+        made = value if how is None else how.convert(value)
+    except (Unrepresentable, ValueError):
+        return None
+    if isinstance(made, bytes):
+        return f"x'{made.hex()}'"
+    if declared == "INTEGER" or isinstance(made, int | float):
+        return str(made)
+    return "'" + made.replace("'", "''") + "'"
+
+
+def missing_column(table: TableName, column: str, type_oid: int, *, strict: bool = False) -> SchemaError:
     """Return the error for a column that the target's table lacks."""
+    kind = declared_type(type_oid, strict=strict)
     return SchemaError(
         f'table "{table}" has no column "{column}" on the target',
-        f"there: ALTER TABLE {quote(target_name(table))} ADD COLUMN {quote(column)} {declared_type(type_oid)}",
+        f"there: ALTER TABLE {quote(target_name(table))} ADD COLUMN {quote(column)} {kind}",
     )
 
 
@@ -84,6 +114,14 @@ class TargetTable:
     keys: tuple[frozenset[str], ...]
     #: a name by which the rowid is reached
     rowid: str
+    #: how columns are declared, in upper case
+    types: dict[str, str] = field(default_factory=dict)
+    not_null: frozenset[str] = frozenset()
+    strict: bool = False
+
+    def type_of(self, column: str) -> str:
+        """How a column is declared, in upper case; empty if it is not, or not there."""
+        return self.types.get(fold_case(column), "")
 
 
 def inspect(connection: sqlite3.Connection, table: TableName) -> TargetTable | None:
@@ -92,18 +130,30 @@ def inspect(connection: sqlite3.Connection, table: TableName) -> TargetTable | N
     rows = connection.execute(f"PRAGMA table_xinfo({name})").fetchall()
     if not rows:
         return None
-    columns = {fold_case(column): (kind, not_null, hidden) for _, column, kind, not_null, _, _, hidden in rows}
-    generated = frozenset(c for c, (_, _, hidden) in columns.items() if hidden in (2, 3))
+    columns = {fold_case(column): (kind.upper(), not_null, hidden) for _, column, kind, not_null, _, _, hidden in rows}
     primary = [fold_case(column) for _, column, _, _, _, place, _ in rows if place]
-    alias = len(primary) == 1 and columns[primary[0]][0].upper() == "INTEGER"  # the rowid itself, so never NULL
+    alias = len(primary) == 1 and columns[primary[0]][0] == "INTEGER"  # the rowid itself, so never NULL
     solid = {c for c, (_, not_null, _) in columns.items() if not_null} | (set(primary) if alias else set())
     keys = [frozenset(primary)] if primary else []
     for _, index, unique, _, partial in connection.execute(f"PRAGMA index_list({name})").fetchall():
         if unique and not partial:
             members = [column for _, _, column in connection.execute(f"PRAGMA index_info({quote(index)})")]
             keys.append(frozenset("" if c is None else fold_case(c) for c in members))  # "": an expression
-    rowid = next((r for r in ("rowid", "_rowid_") if r not in columns), "oid")
-    return TargetTable(frozenset(columns), generated, tuple(k for k in keys if k <= solid), rowid)
+    return TargetTable(
+        frozenset(columns),
+        frozenset(c for c, (_, _, hidden) in columns.items() if hidden in (2, 3)),
+        tuple(k for k in keys if k <= solid),
+        next((r for r in ("rowid", "_rowid_") if r not in columns), "oid"),
+        {c: kind for c, (kind, _, _) in columns.items()},
+        frozenset(solid),
+        _is_strict(connection, name),
+    )
+
+
+def _is_strict(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether the table is STRICT; where the library does not know that, no table is."""
+    rows = connection.execute(f"PRAGMA table_list({name})").fetchall() if HAS_STRICT else []
+    return any(strict for schema, *_, strict in rows if schema == "main")
 
 
 def read_target(connection: sqlite3.Connection, node: str, table: TableName) -> TargetTable:
@@ -132,4 +182,4 @@ def _lacks(connection: sqlite3.Connection, node: str, definition: TableDefinitio
         return
     for column in definition.columns:
         if not column.generated and fold_case(column.name) not in target.columns:
-            yield missing_column(definition.table, column.name, column.type_oid)
+            yield missing_column(definition.table, column.name, column.base_oid or column.type_oid, strict=target.strict)

@@ -4,8 +4,8 @@ Many rows go either as parameters, one execution each, or all at once as one JSO
 second costs a little more, but leaves the GIL alone for the whole batch: with parameters it is let go and asked for again at
 every row, and a busy reader thread makes each of these wait for a switch interval (measured: 2,000 rows/s instead of 300,000).
 
-The trap: SQLite's own reading of decimal floats is off by a bit now and then, and JSON holds no bytes. Floats are converted
-here, and tables with such columns always take parameters.
+The trap: JSON holds no bytes, and not all floats. Statements with such columns always take parameters. A value that its column
+cannot hold is found while it is bound, in the middle of a batch: an error of that ends the batch.
 """
 
 from __future__ import annotations
@@ -15,40 +15,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import orjson
 
 from streamer.errors import SchemaError
-from streamer.model import UNCHANGED, Change, Identity, Kind, Relation, Row, TableName, Value
-from streamer.sinks.sqlite_ddl import BOOL, BYTEA, FLOATS, TargetTable, fold_case, missing_column, quote, target_name
+from streamer.model import UNCHANGED, Change, Identity, Kind, Relation, Row, Value
+from streamer.sinks.sqlite_columns import Bind, Columns
+from streamer.sinks.sqlite_ddl import TargetTable, fold_case, quote, target_name
+from streamer.sinks.unrepresentable import Replacements
 
-Bind: TypeAlias = Callable[[Sequence[Value]], Sequence[Any]]
 _Parameter: TypeAlias = Callable[[int], str]
 
 _CHUNK: Final = 5_000  # rows in one JSON array
 _FEW: Final = 8  # rows for which taking JSON apart does not pay
 _LARGEST: Final = 100_000_000  # bytes of JSON; SQLite refuses texts of a gigabyte, and one should not hold many times that
-
-
-def boolean(value: str | None) -> int | None:
-    """Return a boolean as SQLite has them."""
-    return None if value is None else {"t": 1, "f": 0}[value]
-
-
-def blob(value: str | None) -> bytes | None:
-    r"""Return the bytes of a bytea, written as \x and hexadecimal digits."""
-    return None if value is None else bytes.fromhex(value.removeprefix("\\x"))
-
-
-def real(value: str | None) -> float | str | None:
-    """Return a float; NaN and infinities stay text, as SQLite would make NULL of a NaN."""
-    return value if value is None or value.endswith(("NaN", "Infinity")) else float(value)
-
-
-_CONVERSIONS: Final[dict[int, Callable[[Any], Any]]] = {BOOL: boolean, BYTEA: blob} | dict.fromkeys(FLOATS, real)
-_NOT_IN_JSON: Final = (BYTEA, *FLOATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,47 +59,32 @@ class Batch:
         return connection.executemany(self.each, chunk).rowcount
 
 
-def insert_batch(table: TableName, columns: Sequence[str], oids: Sequence[int], target: TargetTable) -> Batch:
-    """Return the insert of whole rows; columns that the target generates are passed over.
-
-    Raises SchemaError for a column that it does not have.
-    """
-    for name, oid in zip(columns, oids, strict=True):
-        if fold_case(name) not in target.columns:
-            raise missing_column(table, name, oid)
-    written = [i for i, name in enumerate(columns) if fold_case(name) not in target.generated]
-    into = f"INSERT INTO {quote(target_name(table))} ({', '.join(quote(columns[i]) for i in written)})"
+def insert_batch(columns: Columns) -> Batch:
+    """Return the insert of whole rows; columns that the target generates are passed over."""
+    written = [i for i in range(len(columns.names)) if i not in columns.generated]
+    into = f"INSERT INTO {quote(target_name(columns.table))} ({', '.join(columns.quoted[i] for i in written)})"
 
     def sql(value: _Parameter, source: str | None) -> str:
         values = ", ".join(map(value, written))
         return f"{into} SELECT {values} FROM {source}" if source else f"{into} VALUES ({values})"
 
-    return _batch(oids, written, sql)
+    return _batch(columns, written, sql)
 
 
 class Plan:
     """The statements for one relation. Raises SchemaError if the target lacks a column."""
 
-    def __init__(self, connection: sqlite3.Connection, relation: Relation, target: TargetTable) -> None:
+    def __init__(self, connection: sqlite3.Connection, relation: Relation, target: TargetTable, replacements: Replacements) -> None:
         self.relation = relation
+        self.key = _find_key(relation, target)
         self._connection = connection
         self._target = target
         self._table = quote(target_name(relation.table))
-        self._columns = [quote(name) for name in relation.names]
-        self._oids = [c.type_oid for c in relation.columns]
-        self._conversions = {i: _CONVERSIONS[oid] for i, oid in enumerate(self._oids) if oid in _CONVERSIONS}
-        self._generated = {i for i, n in enumerate(relation.names) if fold_case(n) in target.generated}
+        oids = [c.type_oid for c in relation.columns]
+        self._all = Columns(relation.table, relation.names, oids, self.key or (), target, replacements)
+        self._columns = self._all.quoted
         self._updates: dict[tuple[int, ...], Batch] = {}
-        self.insert = insert_batch(relation.table, relation.names, self._oids, target)
-        self.key = self._find_key()
-
-    def _find_key(self) -> tuple[int, ...] | None:
-        """The columns that address a row; with identity FULL whatever is unique on the target."""
-        if self.relation.identity is not Identity.FULL:
-            return tuple(i for i, c in enumerate(self.relation.columns) if c.identity) or None
-        places = {fold_case(name): i for i, name in enumerate(self.relation.names)}
-        key = next((k for k in self._target.keys if k <= places.keys()), None)
-        return None if key is None else tuple(sorted(places[name] for name in key))
+        self.insert = insert_batch(self._all)
 
     def update(self, present: tuple[int, ...]) -> Batch:
         """Return the update of rows that carry the columns `present`, the key among them."""
@@ -128,7 +94,7 @@ class Plan:
 
     def _update(self, present: tuple[int, ...]) -> Batch:
         key = self.key or ()
-        changed = [i for i in present if i not in key and i not in self._generated]
+        changed = [i for i in present if i not in key and i not in self._all.generated]
 
         def sql(value: _Parameter, source: str | None) -> str:
             sets = ", ".join(f"{self._columns[i]} = {value(i)}" for i in changed)
@@ -138,7 +104,7 @@ class Plan:
                 f" WHERE {' AND '.join(f'x.{self._columns[i]} = {value(i)}' for i in key)}"
             )
 
-        return self._if_by_key(_batch(self._oids, sorted({*changed, *key}), sql))
+        return self._if_by_key(_batch(self._all, sorted({*changed, *key}), sql))
 
     @cached_property
     def delete(self) -> Batch:
@@ -150,7 +116,7 @@ class Plan:
             found = f"({columns}) IN (SELECT {values} FROM {source})" if source else f"({columns}) = ({values})"
             return f"DELETE FROM {self._table} WHERE {found}"
 
-        return self._if_by_key(_batch(self._oids, key, sql))
+        return self._if_by_key(_batch(self._all, key, sql))
 
     def _if_by_key(self, batch: Batch) -> Batch:
         """Take a batch at once only if SQLite finds each row by the key: else it would read the table for each, or JSON for
@@ -174,12 +140,12 @@ class Plan:
         assert row is not None
         where, address = self._where(kind, row)
         if kind is Kind.DELETE or new is None:
-            return f"DELETE FROM {self._table} WHERE {where}", self._values(row, address)
-        present = [i for i, v in enumerate(new) if v is not UNCHANGED and i not in self._generated]
+            return f"DELETE FROM {self._table} WHERE {where}", self._all.sought(row, address)
+        present = [i for i, v in enumerate(new) if v is not UNCHANGED and i not in self._all.generated]
         sets = ", ".join(f"{self._columns[i]} = ?" for i in present)
         return (
             f"UPDATE {self._table} SET {sets} WHERE {where}",
-            [*self._values(new, present), *self._values(row, address)],
+            [*self._bound(new, present), *self._all.sought(row, address)],
         )
 
     def _where(self, kind: Kind, row: Row) -> tuple[str, Sequence[int]]:
@@ -192,51 +158,36 @@ class Plan:
                 f"table {self.relation} has no replica identity on the source, so nothing tells which row to {kind}",
                 f"on the source: ALTER TABLE {quote(table.schema)}.{quote(table.name)} REPLICA IDENTITY FULL",
             )
-        compared = [i for i, v in enumerate(row) if v is not UNCHANGED and i not in self._generated]
+        compared = [i for i, v in enumerate(row) if v is not UNCHANGED and i not in self._all.generated]
         equal = " AND ".join(f"{self._columns[i]} IS ?" for i in compared)
         rowid = self._target.rowid
         return f"{rowid} = (SELECT {rowid} FROM {self._table} WHERE {equal} LIMIT 1)", compared
 
-    def _values(self, row: Row, positions: Iterable[int]) -> list[Any]:
-        convert = self._conversions
-        return [convert[i](row[i]) if i in convert else row[i] for i in positions]
+    def _bound(self, row: Row, fields: Sequence[int]) -> Sequence[Any]:
+        bind = self._all.bind(fields)
+        return row if bind is None else bind(row)
 
     def describe(self, change: Change) -> str:
         """Return the row's key, or its first columns, for people."""
         _, _, old, new = change
         row = new if old is None else old
-        shown = self.key if self.key is not None else range(min(4, len(self._columns)))
-        return ", ".join(f"{self._columns[i]} = {_shown(row[i])}" for i in shown) if row else ""
+        return self._all.describe(row) if row else ""
 
 
-def _shown(value: Value) -> str:
-    if not isinstance(value, str):
-        return "NULL" if value is None else "?"
-    return "'" + (value if len(value) <= 60 else value[:60] + "…").replace("'", "''") + "'"
+def _find_key(relation: Relation, target: TargetTable) -> tuple[int, ...] | None:
+    """The columns that address a row; with identity FULL whatever is unique on the target."""
+    if relation.identity is not Identity.FULL:
+        return tuple(i for i, c in enumerate(relation.columns) if c.identity) or None
+    places = {fold_case(name): i for i, name in enumerate(relation.names)}
+    key = next((k for k in target.keys if k <= places.keys()), None)
+    return None if key is None else tuple(sorted(places[name] for name in key))
 
 
-def _batch(oids: Sequence[int], fields: Sequence[int], sql: Callable[[_Parameter, str | None], str]) -> Batch:
+def _batch(columns: Columns, fields: Sequence[int], sql: Callable[[_Parameter, str | None], str]) -> Batch:
     """Make both forms of a statement whose parameters are the `fields` of a row; `sql` takes how to write one, and from where."""
-    convert = [(n, _CONVERSIONS[oids[i]]) for n, i in enumerate(fields) if oids[i] in _CONVERSIONS]
     places = {i: n for n, i in enumerate(fields)}
     each = sql(lambda i: f"?{places[i] + 1}", None)
     at_once = None
-    if not any(oids[i] in _NOT_IN_JSON for i in fields):
+    if columns.in_json(fields):
         at_once = sql(lambda i: f"json_extract(r.value, '$[{places[i]}]')", "json_each(?1) AS r")
-    return Batch(each, at_once, _bind(len(oids), fields, convert))
-
-
-def _bind(width: int, fields: Sequence[int], convert: Sequence[tuple[int, Callable[[Any], Any]]]) -> Bind | None:
-    if not convert and tuple(fields) == tuple(range(width)):
-        return None
-    pick: Bind = itemgetter(*fields) if len(fields) > 1 else lambda row: (row[fields[0]],)
-    if not convert:
-        return pick
-
-    def bind(row: Sequence[Value]) -> Sequence[Any]:
-        values = list(pick(row))
-        for n, function in convert:
-            values[n] = function(values[n])
-        return values
-
-    return bind
+    return Batch(each, at_once, columns.bind(fields))

@@ -10,7 +10,7 @@ import pytest
 
 from streamer.errors import SchemaError
 from streamer.model import ColumnDefinition, TableDefinition, TableName
-from streamer.sinks.sqlite_ddl import TargetTable, create_table, differences, inspect, missing_column, refuse_clashes, target_name
+from streamer.sinks.sqlite_ddl import create_table, differences, inspect, missing_column, quote, refuse_clashes, target_name
 
 T = TableName("public", "t")
 
@@ -47,8 +47,8 @@ def test_types_keep_every_value() -> None:
         '    "i8" INTEGER,',
         '    "o" INTEGER,',
         '    "b" INTEGER,',
-        '    "f4" REAL,',
-        '    "f8" REAL,',
+        '    "f4" ANY,',
+        '    "f8" ANY,',
         '    "y" BLOB,',
         '    "n" TEXT,',
         '    "t" TEXT,',
@@ -64,7 +64,45 @@ def test_key_and_not_null_are_kept_and_generated_columns_left_out(connection: sq
     for row in ("('x', 1, 'again')", "(NULL, 1, '')", "('y', NULL, '')"):
         with pytest.raises(sqlite3.IntegrityError):
             connection.execute(f"INSERT INTO t VALUES {row}")
-    assert inspect(connection, T) == TargetTable(frozenset("abc"), frozenset(), (frozenset("ab"), frozenset("ab")), "rowid")
+    found = inspect(connection, T)
+    assert found is not None
+    assert (found.columns, found.generated, found.rowid) == (frozenset("abc"), frozenset(), "rowid")
+    assert (found.keys, found.not_null) == ((frozenset("ab"), frozenset("ab")), frozenset("ab"))
+    assert (found.types, found.strict) == ({"a": "TEXT", "b": "INTEGER", "c": "TEXT"}, True)
+
+
+def test_tables_that_are_not_strict_are_told_from_those_that_are(connection: sqlite3.Connection) -> None:
+    definition = TableDefinition(TableName("s.x", 't"'), (column("f", 701),), ())
+    connection.execute(create_table(definition, strict=False))
+    found = inspect(connection, definition.table)
+    assert found is not None
+    assert (found.types, found.strict) == ({"f": "REAL"}, False)
+    connection.execute(f"DROP TABLE {quote(target_name(definition.table))}")
+    connection.execute(create_table(definition, strict=True))
+    found = inspect(connection, definition.table)
+    assert found is not None
+    assert (found.types, found.strict) == ({"f": "ANY"}, True)
+
+
+def test_unique_indexes_and_constant_defaults_are_kept(connection: sqlite3.Connection) -> None:
+    def with_default(name: str, oid: int, default: str) -> ColumnDefinition:
+        return ColumnDefinition(name, "?", oid, False, default, "", False)
+
+    columns = (
+        column("id", 23),
+        with_default("a", 25, "'it''s'::text"),
+        with_default("b", 16, "true"),
+        with_default("c", 17, "'\\x00ff'::bytea"),
+        with_default("d", 701, "'1.5'::double precision"),
+        with_default("e", 1700, "0.10"),
+        with_default("f", 1184, "now()"),
+        with_default("g", 20, "nextval('s'::regclass)"),
+    )
+    connection.execute(create_table(TableDefinition(T, columns, ("id",), (("a", "b"), ("id",), ("a", "gone")))))
+    connection.execute("INSERT INTO t (id) VALUES (1)")
+    assert connection.execute("SELECT * FROM t").fetchall() == [(1, "it's", 1, b"\0\xff", 1.5, "0.10", None, None)]
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: t\.a, t\.b"):
+        connection.execute("INSERT INTO t (id) VALUES (2)")
 
 
 def test_a_key_with_a_generated_column_is_not_made() -> None:
