@@ -17,26 +17,21 @@ from pathlib import Path
 from typing import Final
 
 from streamer import statements
-from streamer.errors import ApplyError, ConnectError, StreamerError, TargetError
+from streamer.errors import ApplyError, ConnectError, TargetError
 from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableName
 from streamer.ports import CopyTable, Progress, Start, Written
 from streamer.sinks.copytext import parse
 from streamer.sinks.in_order import write_in_order
 from streamer.sinks.sqlite_apply import REFUSED, Applier
-from streamer.sinks.sqlite_ddl import inspect, quote, read_target, target_name
+from streamer.sinks.sqlite_columns import Columns
+from streamer.sinks.sqlite_ddl import TargetTable, inspect, quote, read_target, target_name
+from streamer.sinks.sqlite_file import DatabaseFile
 from streamer.sinks.sqlite_plan import insert_batch
+from streamer.sinks.unrepresentable import Replacements
 
 BUSY_TIMEOUT: Final = 5.0
 """Seconds to wait for another program's write lock on the file."""
 
-_PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = OFF",
-    "PRAGMA cache_size = -65536",  # KiB
-    "PRAGMA wal_autocheckpoint = 4000",  # pages
-    "PRAGMA journal_size_limit = 67108864",  # a huge transaction makes a huge WAL file: cut it back afterwards
-)
 _EDGE: Final = "sync = ? AND source = ? AND target = ?"
 _NOW: Final = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 _BEGIN_EDGE: Final = (
@@ -58,12 +53,14 @@ class SqliteSink:
 
     parallel_loads = False
 
-    def __init__(self, edge: EdgeName, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
+    def __init__(
+        self, edge: EdgeName, path: Path, busy_timeout: float = BUSY_TIMEOUT, replacements: Replacements | None = None
+    ) -> None:
         self._edge = edge
         self._where = (edge.sync, edge.source, edge.target)
         self._node = edge.target
-        self._path = path
-        self._timeout = busy_timeout
+        self._file = DatabaseFile(edge.target, path, busy_timeout)
+        self._replacements = replacements or Replacements(edge)
         self._connection: sqlite3.Connection | None = None
         self._applier: Applier  # from open() on
         #: what the progress row holds inside our transaction, and outside of it
@@ -72,12 +69,12 @@ class SqliteSink:
     # -- opening -----------------------------------------------------------------------------------------------------
 
     def open(self) -> Progress | None:
-        """Connect, making the file and our own tables if they are missing, and return what it holds of the edge."""
-        with self._errors():
-            self._connection = self._connect()
+        """Connect, making our own tables if they are missing, and return what it holds of the edge."""
+        with self._file.errors():
+            self._connection = self._file.connect()
             with _transaction(self._connection):
                 _install(self._connection)
-            self._applier = Applier(self._connection, self._node)
+            self._applier = Applier(self._connection, self._node, self._replacements)
             progress = self._read_progress(self._connection)
         if progress is not None:
             self._written = self._committed = progress.position
@@ -98,57 +95,10 @@ class SqliteSink:
             {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
         )
 
-    def _connect(self) -> sqlite3.Connection:
-        if not self._path.parent.is_dir():
-            raise ConnectError(
-                f'node "{self._node}": directory "{self._path.parent}" does not exist', f"mkdir -p {self._path.parent}"
-            )
-        connection = sqlite3.connect(
-            self._path,
-            timeout=self._timeout,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=512,
-        )
-        try:
-            for pragma in _PRAGMAS:
-                connection.execute(pragma)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._error(error) from error
-
-    def _error(self, error: sqlite3.Error) -> StreamerError:
-        """Return an error of SQLite, other than the refusal of a row, for people."""
-        file = f'node "{self._node}": file "{self._path}"'
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return TargetError(
-                f"{file} is locked by another program for more than {self._timeout:g} s",
-                f"let it finish or end it; see: fuser -v {self._path}; streamer tries again by itself",
-            )
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
-            return ConnectError(
-                f"{file} cannot be written: {error}",
-                "give the user that runs streamer the right to write the file and its directory",
-            )
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return ConnectError(f"{file}: {error}", f"correct nodes.{self._node}.url, or restore the file")
-        if code == sqlite3.SQLITE_FULL:
-            return TargetError(f"{file}: {error}", "make room; streamer tries again by itself")
-        return TargetError(f"{file}: {error}")
-
     @property
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise ConnectError(f'node "{self._node}": file "{self._path}" is not open')
+            raise ConnectError(f"{self._file} is not open")
         return self._connection
 
     # -- before streaming --------------------------------------------------------------------------------------------
@@ -156,7 +106,7 @@ class SqliteSink:
     def begin(self, slot: SlotIdentity, position: LSN) -> None:
         """Insert the edge's progress row."""
         identity = (slot.system_identifier, slot.database, slot.slot)
-        with self._errors():
+        with self._file.errors():
             try:
                 self._open.execute(_BEGIN_EDGE, (*self._where, *identity, str(position)))
             except sqlite3.IntegrityError:
@@ -165,25 +115,25 @@ class SqliteSink:
 
     def has(self, table: TableName) -> bool:
         """Return whether the file has this table."""
-        with self._errors():
+        with self._file.errors():
             return inspect(self._open, table) is not None
 
     def is_empty(self, table: TableName) -> bool:
         """Return whether the target's table has no rows."""
-        with self._errors():
+        with self._file.errors():
             read_target(self._open, self._node, table)
             return self._open.execute(f"SELECT 1 FROM {quote(target_name(table))} LIMIT 1").fetchone() is None
 
     def keep(self, table: TableName, position: LSN) -> None:
         """Record that the table needs no copy."""
-        with self._errors():
+        with self._file.errors():
             self._record_copy(self._open, table, position, None)
 
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, in one transaction on a connection of its own."""
         rows = (row for block in blocks for row in parse(block))
-        with self._errors(), closing(self._connect()) as connection, _transaction(connection):
-            insert = insert_batch(table.table, table.columns, table.type_oids, read_target(connection, self._node, table.table))
+        with self._file.errors(), closing(self._file.connect()) as connection, _transaction(connection):
+            insert = insert_batch(self._columns_of(table, read_target(connection, self._node, table.table)))
             if start.replace:
                 connection.execute(f"DELETE FROM {quote(target_name(table.table))}")
             try:
@@ -196,12 +146,16 @@ class SqliteSink:
             self._record_copy(connection, table.table, start.position, count)
         return count
 
+    def _columns_of(self, table: CopyTable, target: TargetTable) -> Columns:
+        key = [table.columns.index(name) for name in table.key if name in table.columns]
+        return Columns(table.table, table.columns, table.type_oids, key, target, self._replacements)
+
     def _record_copy(self, connection: sqlite3.Connection, table: TableName, position: LSN, rows: int | None) -> None:
         connection.execute(_RECORD_COPY, (*self._where, table.schema, table.name, str(position), rows))
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return the edge's own progress: one source only feeds a file."""
-        with self._errors():
+        with self._file.errors():
             progress = self._read_progress(self._open)
         return {} if progress is None else {self._edge.source: progress}
 
@@ -222,15 +176,18 @@ class SqliteSink:
 
     def _write(self, group: Group) -> Written:
         connection = self._open
-        with self._errors():
+        with self._file.errors():
             try:
                 if not connection.in_transaction:
+                    self._file.require_unmoved()
                     connection.execute("BEGIN IMMEDIATE")
                 self._advance(connection, group)
                 written = self._applier.apply(group.changes)
                 if group.complete:
                     connection.execute("COMMIT")
+                    self._file.require_unmoved()
                     self._committed = group.position
+                    self._file.empty_wal(connection)
             except BaseException:
                 connection.rollback()
                 raise
@@ -246,7 +203,7 @@ class SqliteSink:
 
     def _not_ours(self) -> TargetError:
         return TargetError(
-            f'edge {self._edge}: its progress in "{self._path}" is not where this daemon left it ({self._written})',
+            f'edge {self._edge}: its progress in "{self._file.path}" is not where this daemon left it ({self._written})',
             "let one daemon only write this edge",
         )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -27,9 +27,11 @@ from streamer.model import (
     TableDefinition,
     TableName,
 )
+from streamer.sinks import sqlite_file
 from streamer.sinks.sqlite import SqliteSink
 from streamer.sinks.sqlite_ddl import create_table
 from tests.changes import write
+from tests.trouble import file_size_limit, unprivileged
 
 EDGE = EdgeName("shop", "a", "file")
 SLOT = SlotIdentity("7123", "shop", "streamer_shop_a")
@@ -46,7 +48,9 @@ RELATION = Relation(ITEMS.table, (Column("id", 23, True), Column("note", 25, Fal
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "file:odd name?#%.sqlite"
+    path = tmp_path / "file:odd name?#%.sqlite"
+    path.touch()
+    return path
 
 
 def sink_of(path: Path, edge: EdgeName = EDGE) -> SqliteSink:
@@ -85,7 +89,7 @@ def tables(path: Path) -> set[object]:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_opening_makes_the_file_in_wal_mode_with_our_tables(path: Path) -> None:
+def test_opening_puts_the_file_into_wal_mode_and_makes_our_tables(path: Path) -> None:
     with opened(path):
         assert query(path, "PRAGMA journal_mode") == [("wal",)]
         assert tables(path) == {"streamer_progress", "streamer_copy"}
@@ -180,18 +184,6 @@ def test_a_file_that_is_no_database_is_left_alone(path: Path) -> None:
     assert path.read_text() == "hello, " * 1000
 
 
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Be nobody for a while, if we are root, for whom nothing is read-only."""
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(was)
-
-
 def test_a_file_that_we_may_not_write_is_an_error() -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "x.sqlite")
@@ -219,3 +211,166 @@ def test_a_full_disk_is_an_error_that_passes(path: Path) -> None:
 def test_a_sink_that_is_not_open_says_so(path: Path) -> None:
     with pytest.raises(ConnectError, match="not open"):
         write(sink_of(path), group("1", 200))
+
+
+def rows(path: Path) -> list[object]:
+    return [row[0] for row in query(path, "SELECT id FROM items ORDER BY id")]
+
+
+def test_a_missing_file_is_not_made(path: Path) -> None:
+    path.unlink()
+    with pytest.raises(
+        ConnectError, match=r'node "file": file ".*" does not exist; put it back; or, for a new one, run: streamer setup'
+    ):
+        sink_of(path).open()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["nothing there", "a copy there"])
+def test_a_file_that_was_moved_away_gets_nothing_more_until_it_is_back(path: Path, tmp_path: Path, copied: bool) -> None:
+    away = tmp_path / "away"
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        write(sink, group("1", 200))
+        path.rename(away)
+        if copied:
+            path.write_bytes(away.read_bytes())
+        with pytest.raises(ConnectError, match=r"does not exist|was removed or replaced while it was open; put it back"):
+            write(sink, group("2", 300))
+        assert sink.durable() == LSN(200)
+    away.rename(path)
+    with opened(path) as sink:
+        write(sink, group("2", 300))
+    assert rows(path) == [1, 2]
+
+
+def test_another_database_in_place_of_the_file_gets_nothing(path: Path, tmp_path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        write(sink, group("1", 200))
+        path.rename(tmp_path / "away")
+        make_items(path)
+        with pytest.raises(ConnectError, match="was removed or replaced while it was open"):
+            write(sink, group("2", 300))
+    assert tables(path) == {"items"}
+    assert rows(path) == []
+
+
+def test_a_group_committed_into_a_file_that_is_gone_does_not_count(path: Path, tmp_path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        write(sink, group("1", 150, complete=False))
+        path.rename(tmp_path / "away")
+        with pytest.raises(ConnectError, match="does not exist"):
+            write(sink, group("2", 200))
+        assert sink.durable() == LSN(100)
+
+
+def test_a_file_that_cannot_grow_is_an_error_that_passes(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        groups = [group(str(row), 200 + row) for row in range(100)]
+        with file_size_limit(100_000), pytest.raises(TargetError, match=r"disk I/O error; look at the disk.*ulimit -f") as caught:
+            sink.write(groups, lambda: False)
+        assert not caught.value.permanent
+        held = sink.durable() - 200
+    assert len(rows(path)) == held + 1 < 100
+    with opened(path) as sink:
+        sink.write(groups[held + 1 :], lambda: False)
+    assert rows(path) == list(range(100))
+
+
+def test_a_corrupted_file_is_an_error_until_it_is_restored(path: Path) -> None:
+    make_items(path)
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        write(sink, group("1", 200))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes(len(whole) - 100))
+    with pytest.raises(ConnectError, match=r'node "file": file ".*": .*malformed.*restore the file'), opened(path):
+        pass
+    path.write_bytes(whole)
+    with opened(path) as sink:
+        write(sink, group("2", 300))
+    assert rows(path) == [1, 2]
+
+
+# -- readers ----------------------------------------------------------------------------------------------------------
+
+
+def wal_size(path: Path) -> int:
+    return path.with_name(f"{path.name}-wal").stat().st_size
+
+
+@pytest.fixture
+def small_wal(monkeypatch: pytest.MonkeyPatch) -> int:
+    """What the WAL may have, looked at after every group."""
+    monkeypatch.setattr(sqlite_file, "WAL_BYTES", 100_000)
+    monkeypatch.setattr(sqlite_file, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_file, "GAP_SECONDS", 0.01)
+    return 100_000
+
+
+def test_a_reader_that_stays_lets_the_wal_grow_and_everybody_goes_on(
+    path: Path, small_wal: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_items(path)
+    with opened(path) as sink, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        sink.begin(SLOT, LSN(100))
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
+        for row in range(100):
+            write(sink, group(str(row), 200 + row))
+        assert (wal_size(path) > small_wal, rows(path)) == (True, list(range(100)))
+        assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
+        assert capsys.readouterr().out.count("wal_held_back") == 1
+        reader.execute("COMMIT")
+        write(sink, group("100", 300))
+        assert wal_size(path) == 0
+
+
+def test_readers_that_follow_each_other_without_a_gap_do_not_keep_the_wal_from_being_emptied(
+    path: Path, small_wal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "GAP_SECONDS", 10.0)  # each of them is much shorter
+    make_items(path)
+    ended = threading.Event()
+
+    def read() -> None:
+        with closing(sqlite3.connect(path)) as one, closing(sqlite3.connect(path)) as other:
+            one.isolation_level = other.isolation_level = None
+            while not ended.is_set():
+                one.execute("BEGIN")
+                one.execute("SELECT count(*) FROM items").fetchone()
+                if other.in_transaction:
+                    other.execute("COMMIT")
+                one, other = other, one
+
+    with opened(path) as sink:
+        sink.begin(SLOT, LSN(100))
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            for row in range(200):
+                write(sink, group(str(row), 200 + row))
+                assert wal_size(path) <= small_wal
+        finally:
+            ended.set()
+            thread.join()
+    assert rows(path) == list(range(200))
+
+
+def test_a_reader_of_a_file_that_is_not_in_wal_mode_yet_is_waited_for(path: Path) -> None:
+    make_items(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM items").fetchall()
+        with pytest.raises(TargetError, match="is locked by another program"), opened(path):
+            pass
+        reader.execute("COMMIT")
+    with opened(path):
+        assert query(path, "PRAGMA journal_mode") == [("wal",)]
