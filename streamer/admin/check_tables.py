@@ -18,7 +18,7 @@ from streamer.model import Identity, TableName
 from streamer.session import Connection
 from streamer.sinks.postgres_table import quote, quoted
 
-_NUMBERS: Final = (700, 701, 1700)  # float4, float8, numeric
+NUMBERS: Final = (700, 701, 1700)  # float4, float8, numeric
 
 
 def judge_selection(name: str, sync: Sync, source: str, tables: Sequence[SourceTable]) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def judge_source_table(capture: Capture, table: SourceTable, insert_only: Collec
         yield warning(
             what, "its partitions are published one by one in this version", "after adding a partition, run: streamer setup"
         )
-    numbers = [c.name for c in table.travelling if c.type_oid in _NUMBERS]
+    numbers = [c.name for c in table.travelling if c.type_oid in NUMBERS]
     if capture.loses_nan and numbers:
         listed = ", ".join(numbers)
         if table.definition.primary_key or table.identity is Identity.INDEX:

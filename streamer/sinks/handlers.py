@@ -9,13 +9,12 @@ needs from outside it should ask for with a timeout of its own.
 
 from __future__ import annotations
 
-import importlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from streamer.errors import ConfigError
+from streamer.sinks import functions
 from streamer.sinks.conflict import Answer, Dispute, Handler, HandlerError
 
 
@@ -24,40 +23,12 @@ def load(policy: str, timeout: float) -> Handler:
 
     Raises ConfigError if there is no such function.
     """
-    function = _find(policy)
+    function = functions.find(policy, f'conflict policy "{policy}"', "a Dispute")
 
     def handler(dispute: Dispute) -> Answer:
         return _checked(_call(function, dispute, timeout), dispute)
 
     return handler
-
-
-def _find(policy: str) -> Callable[[Dispute], Any]:
-    module_name, _, name = policy.removeprefix("python:").partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _broken(policy, module_name, error) from error
-        raise ConfigError(
-            f'conflict policy "{policy}": there is no module "{error.name}"',
-            "install its package for the Python that runs streamer, or put its folder into PYTHONPATH",
-        ) from None
-    except Exception as error:
-        raise _broken(policy, module_name, error) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        what = "no function" if function is None else f"{type(function).__name__}, not a function,"
-        raise ConfigError(
-            f'conflict policy "{policy}": module "{module_name}" has {what} "{name}"', "name one that takes a Dispute"
-        )
-    return function  # type: ignore[no-any-return]  # what it returns is looked at when it does
-
-
-def _broken(policy: str, module: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f'conflict policy "{policy}": module "{module}" cannot be imported: {_told(error)}', f"try: python -c 'import {module}'"
-    )
 
 
 def _call(function: Callable[[Dispute], Any], dispute: Dispute, timeout: float) -> object:
@@ -76,7 +47,7 @@ def _call(function: Callable[[Dispute], Any], dispute: Dispute, timeout: float) 
     except queue.Empty:
         raise HandlerError(f"it did not answer within {timeout:g} seconds") from None
     if error is not None:
-        raise HandlerError(f"it raised {_told(error)}") from error
+        raise HandlerError(f"it raised {functions.told(error)}") from error
     return answer
 
 
@@ -100,10 +71,6 @@ def _checked_row(answer: Mapping[Any, Any], dispute: Dispute) -> Mapping[str, st
                 f'it answered with {type(value).__name__} in the column "{name}"; values are text as PostgreSQL writes it, or None'
             )
     return answer
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def _short(value: object) -> str:
