@@ -1,44 +1,65 @@
-"""Where the running daemon answers: /status (JSON), /metrics (Prometheus), /healthz. Loopback only.
+"""Where the running daemon answers: /status (JSON), /metrics (Prometheus), /healthz, and POST /syncs/NAME/kick, pause and resume.
 
-falcon routes, and the server is the standard library's, which is enough on loopback; there is no HTTP of our own. The server runs
-in a thread of the daemon and only reads reports.
+Loopback only. falcon routes, and the server is the standard library's, which is enough on loopback; there is no HTTP of our own.
+The server runs in a thread of the daemon, reads reports and hands on requests. The trap: a page that somebody's browser shows can
+send requests to loopback as well; a browser tells where a POST comes from (Origin), and such a one is refused.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from socketserver import ThreadingMixIn
+from typing import Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import falcon
 import orjson
 
-from streamer.errors import UsageError
+from streamer.errors import StreamerError, UnknownSyncError, UsageError
 from streamer.metrics import exposition
 from streamer.report import StreamReport
 
-Report = Callable[[], Sequence[StreamReport]]
+
+class Control(Protocol):
+    """What the daemon tells, and what it can be asked for. See `Daemon` for what each raises."""
+
+    @property
+    def started(self) -> datetime:
+        """When it was started: the numbers of kicks belong to this."""
+
+    def report(self) -> Sequence[StreamReport]:
+        """What every stream is doing now."""
+
+    def kick(self, sync: str) -> Mapping[str, int]:
+        """Let the sync catch up; return the number of the kick for each source."""
+
+    def pause(self, sync: str) -> None:
+        """Let the sync stop reading."""
+
+    def resume(self, sync: str) -> None:
+        """Let the sync go on."""
 
 
 class _Status:
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, control: Control) -> None:
+        self._control = control
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         response.content_type = falcon.MEDIA_JSON
-        response.data = orjson.dumps({"streams": list(self._report())})
+        response.data = orjson.dumps({"started": self._control.started, "streams": list(self._control.report())})
 
 
 class _Metrics:
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, control: Control) -> None:
+        self._control = control
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         response.content_type = "text/plain; version=0.0.4; charset=utf-8"
-        response.data = exposition(self._report)
+        response.data = exposition(self._control.report)
 
 
 class _Health:
@@ -47,12 +68,52 @@ class _Health:
         response.text = "ok\n"
 
 
-def application(report: Report) -> falcon.App:  # type: ignore[type-arg]
+class _Sync:
+    """One thing that a sync is asked to do; the answer is JSON in any case."""
+
+    def __init__(self, act: Callable[[str], Mapping[str, object]]) -> None:
+        self._act = act
+
+    def on_post(self, request: falcon.Request, response: falcon.Response, name: str) -> None:
+        answer: Mapping[str, object]
+        try:
+            if request.get_header("Origin") is not None:
+                raise UsageError("a request of a web page is refused")
+            answer = {"sync": name, **self._act(name)}
+        except StreamerError as error:
+            response.status = _status_of(error)
+            answer = {"error": error.message, "remedy": error.hint}
+        response.content_type = falcon.MEDIA_JSON
+        response.data = orjson.dumps(answer)
+
+
+def _status_of(error: StreamerError) -> str:
+    if isinstance(error, UnknownSyncError):
+        return falcon.HTTP_404
+    return falcon.HTTP_409 if isinstance(error, UsageError) else falcon.HTTP_503
+
+
+def application(control: Control) -> falcon.App:  # type: ignore[type-arg]
     """Return the WSGI application."""
+
+    def kick(sync: str) -> Mapping[str, object]:
+        return {"started": control.started, "kicks": control.kick(sync)}
+
+    def pause(sync: str) -> Mapping[str, object]:
+        control.pause(sync)
+        return {"paused": True}
+
+    def resume(sync: str) -> Mapping[str, object]:
+        control.resume(sync)
+        return {"paused": False}
+
     app = falcon.App()
-    app.add_route("/status", _Status(report))
-    app.add_route("/metrics", _Metrics(report))
+    app.add_route("/status", _Status(control))
+    app.add_route("/metrics", _Metrics(control))
     app.add_route("/healthz", _Health())
+    app.add_route("/syncs/{name}/kick", _Sync(kick))
+    app.add_route("/syncs/{name}/pause", _Sync(pause))
+    app.add_route("/syncs/{name}/resume", _Sync(resume))
     return app
 
 
@@ -72,12 +133,12 @@ class _Handler(WSGIRequestHandler):
 
 
 @contextmanager
-def serving(address: tuple[str, int], report: Report) -> Iterator[None]:
+def serving(address: tuple[str, int], control: Control) -> Iterator[None]:
     """Serve while the context lasts. Raises UsageError if the port is taken."""
     host, port = address
     try:
         server = make_server(
-            host, port, application(report), server_class=_Server6 if ":" in host else _Server, handler_class=_Handler
+            host, port, application(control), server_class=_Server6 if ":" in host else _Server, handler_class=_Handler
         )
     except OSError as error:
         raise UsageError(

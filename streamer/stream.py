@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Final
@@ -44,7 +45,8 @@ BREAK_OFF_SECONDS: Final = 1.5
 
 
 class Stream:
-    """Reads `source` and hands it to the edges that `make_edges` builds. With `until_caught_up` it ends by itself."""
+    """Reads `source` and hands it to the edges that `make_edges` builds. With `until_caught_up` it ends by itself, when all that
+    was committed when it began is durable; with `one_try` also with the first error."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Stream:
         make_edges: Callable[[Callable[[], None]], Sequence[Edge]],
         *,
         until_caught_up: bool,
+        one_try: bool = False,
     ) -> None:
         self.name = f"{sync}: {node}"
         self._sync = sync
@@ -64,7 +67,11 @@ class Stream:
         self._edges = make_edges(self._rejoin.set)
         self._edges_stopped = False
         self._until_caught_up = until_caught_up
+        self._one_try = one_try
+        #: what somebody waits for
         self._goal: LSN | None = None
+        #: the last that was read, if nothing has followed it yet
+        self._idle: list[Idle] = []
         self._confirmation = Confirmation(LSN(0))
         self._state = State.STARTING
         self._problem: Problem | None = None
@@ -81,7 +88,7 @@ class Stream:
                     self._session(backoff)
                 except StreamerError as error:
                     self._failed(error)
-                    if error.permanent or self._until_caught_up:
+                    if error.permanent or self._one_try:
                         return
                     self._stop.wait(backoff.wait())
         except Exception as error:  # a bug must not end the thread in silence
@@ -97,6 +104,23 @@ class Stream:
         self._stop.set()
         self._rejoin.set()
 
+    def end_of_wal(self) -> LSN:
+        """Ask the source where its WAL ends; called by other threads too. Raises ConnectError, SourceError."""
+        return self._source.state().current
+
+    def reach(self, goal: LSN) -> None:
+        """Don't wait for more before what was committed before `goal` is made durable; `has_reached` tells when it is."""
+        self._goal = goal
+
+    def has_reached(self, goal: LSN) -> bool:
+        """Whether every target durably holds what was committed before `goal`."""
+        return all(edge.durable is not None and edge.durable >= goal for edge in self._edges)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether there is nothing left to do for a stream that ends by itself."""
+        return self._until_caught_up and self._goal is not None and self.has_reached(self._goal)
+
     def _session(self, backoff: Backoff) -> None:
         """Read from the lowest progress of the edges aboard, until one more wants to come, or we are told to stop."""
         places = self._wait_for_edges()
@@ -107,11 +131,14 @@ class Stream:
             self._check_slot()
             self._state = State.STREAMING
             self._log.info("stream_reading", position=str(start))
+            self._idle = []
             try:
                 while not (self._stop.is_set() or self._finished() or any(edge.waiting for edge in self._edges)):
                     if items := reader.read(WAIT_SECONDS):
                         self._problem = None
                         backoff.reset()
+                        self._idle = [item for item in items[-1:] if isinstance(item, Idle)]
+                    if items := self._hastened(items):
                         self._dispatch(items, reader)
                     reader.confirm(self._confirmable())
             finally:
@@ -141,8 +168,6 @@ class Stream:
         return []
 
     def _dispatch(self, items: Sequence[Piece | Idle], reader: Reader) -> None:
-        if self._goal is not None:
-            items = [self._hastened(item) for item in items]
         for edge in self._edges:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while not edge.offer(items, WAIT_SECONDS):
@@ -152,22 +177,30 @@ class Stream:
                 if len(self._edges) > 1 and time.monotonic() > deadline:
                     edge.let_go()
 
-    def _hastened(self, item: Piece | Idle) -> Piece | Idle:
-        """With a goal, a position past it is to be made durable at once: it is what we wait for."""
-        return Idle(item.position, urgent=True) if isinstance(item, Idle) and item.position >= (self._goal or 0) else item
+    def _hastened(self, items: Sequence[Piece | Idle]) -> Sequence[Piece | Idle]:
+        """With a goal, a position past it is to be made durable at once: it is what we wait for. It may have come before the
+        goal was set, and a source that is quiet does not tell it again."""
+        goal = self._goal
+        if goal is None or not any(
+            edge.problem is None and edge.durable is not None and edge.durable < goal for edge in self._edges
+        ):
+            return items
+        return [replace(i, urgent=True) if isinstance(i, Idle) and i.position >= goal else i for i in items or self._idle]
 
     def _confirmable(self) -> LSN:
         return self._confirmation.advance(edge.durable for edge in self._edges)
 
     def _finished(self) -> bool:
-        """Whether every edge has failed for good, or holds what was there when a `--once` run began."""
+        """Whether every edge has failed for good, or holds what was there when a run that ends by itself began."""
         if all(edge.failed for edge in self._edges):
             return True
         if not self._until_caught_up:
             return False
-        return all(edge.problem is not None or self._is_at_goal(edge) for edge in self._edges)
+        return all(self._is_through(edge) for edge in self._edges)
 
-    def _is_at_goal(self, edge: Edge) -> bool:
+    def _is_through(self, edge: Edge) -> bool:
+        if edge.failed or (self._one_try and edge.problem is not None):
+            return True
         return self._goal is not None and edge.durable is not None and edge.durable >= self._goal
 
     def _stop_edges(self) -> None:

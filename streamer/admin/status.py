@@ -6,22 +6,21 @@ https://www.postgresql.org/docs/current/view-pg-replication-slots.html
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
-from streamer.admin import sqlite_files
+from streamer.admin.daemon_client import ask_status
+from streamer.admin.foreign import target_of
 from streamer.admin.nodes import session
-from streamer.admin.printing import print_table
+from streamer.admin.printing import counted, print_table
 from streamer.config import Config, slot_name
-from streamer.errors import StreamerError, UsageError
+from streamer.errors import StreamerError
 from streamer.model import LSN, EdgeName
-from streamer.report import State
+from streamer.report import CONTINUOUS, State
 from streamer.session import Connection, version
 
-ANSWER_SECONDS: Final = 5.0
 NOT_RUNNING: Final = "not running"
 
 
@@ -40,34 +39,39 @@ class Line:
     copied: int | None
     error: str | None
     remedy: str | None
+    #: when it runs, as the config has it
+    schedule: str = CONTINUOUS
+    #: the run that is under way, else the last one: number, started, ended, result, rows; None if there was none, or none is needed
+    run: Mapping[str, Any] | None = None
+    #: when the next one begins by itself, as an ISO time
+    next_run: str | None = None
+    #: values that the target cannot hold, written as NULL or as the nearest one
+    replaced: int | None = None
 
 
 def status(config: Config) -> list[Line]:
     """Return how all edges of the config stand. Raises UsageError if something else than streamer answers."""
-    answer = _ask(config)
-    told = {(line.sync, line.source, line.target): line for stream in answer for line in _lines(stream)}
-    return [told.get(edge) or _read(config, EdgeName(*edge)) for edge in config.edges()]
+    streams = (ask_status(config) or {"streams": []})["streams"]
+    told = {(line.sync, line.source, line.target): line for stream in streams for line in _lines(stream)}
+    return [_whole(config, told.get(edge), EdgeName(*edge)) for edge in config.edges()]
+
+
+def _whole(config: Config, line: Line | None, edge: EdgeName) -> Line:
+    """What the daemon has told, if it has, and what only the nodes know: what has been committed since an edge rests."""
+    if line is not None and line.state not in (State.RESTING, State.PAUSED):
+        return line
+    read = _read(config, edge)
+    if line is None:
+        return read
+    error, remedy = (line.error, line.remedy) if line.error else (read.error, read.remedy)
+    position = read.position or line.position
+    return replace(line, position=position, lag_bytes=read.lag_bytes, lag_seconds=None, error=error, remedy=remedy)
 
 
 def exit_code(lines: Sequence[Line]) -> int:
-    """0 if all is streaming, 2 if an edge has failed for good, 1 for everything between."""
+    """0 if all is streaming, or rests as it should, 2 if an edge has failed for good, 1 for everything between."""
     states = {line.state for line in lines}
-    return 0 if states <= {State.STREAMING} else 2 if State.FAILED in states else 1
-
-
-def _ask(config: Config) -> list[Mapping[str, Any]]:
-    """The streams of the running daemon; none if nobody listens."""
-    host, port = config.http.address
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/status"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(url, timeout=ANSWER_SECONDS) as response:
-            streams = json.load(response)["streams"]
-    except (urllib.error.HTTPError, ValueError, KeyError, TypeError):
-        raise UsageError(f"what answers on {url} is not streamer", "set another port in [http] listen") from None
-    except OSError:
-        return []
-    return list(streams)
+    return 0 if states <= {State.STREAMING, State.RESTING} else 2 if State.FAILED in states else 1
 
 
 def _lines(stream: Mapping[str, Any]) -> list[Line]:
@@ -91,6 +95,10 @@ def _line(stream: Mapping[str, Any], edge: Mapping[str, Any]) -> Line:
         counters["copied"],
         problem.get("message") or edge.get("obstacle") or None,
         problem.get("hint"),
+        stream["schedule"],
+        stream["kicks"]["run"],
+        stream["kicks"]["next"],
+        counters["replaced"],
     )
 
 
@@ -108,16 +116,15 @@ def _read(config: Config, edge: EdgeName) -> Line:
             error = StreamerError(f'sync "{edge.sync}" has no slot on "{edge.source}"', f"run: streamer setup --sync {edge.sync}")
     except StreamerError as problem:
         error = problem
-    told = (error.message, error.hint) if error else (None, None)
-    return Line(edge.sync, edge.source, edge.target, NOT_RUNNING, position, lag, None, None, None, *told)
+    message, remedy = (error.message, error.hint) if error else (None, None)
+    schedule = config.syncs[edge.sync].run
+    return Line(edge.sync, edge.source, edge.target, NOT_RUNNING, position, lag, None, None, None, message, remedy, schedule)
 
 
 def _read_progress(config: Config, edge: EdgeName) -> str | None:
+    if (foreign := target_of(config, edge.target)) is not None:
+        return foreign.position(edge)
     key = [edge.sync, edge.source, edge.target]
-    if config.nodes[edge.target].kind == "sqlite":
-        query = "SELECT position FROM streamer_progress WHERE sync = ? AND source = ? AND target = ?"
-        rows = sqlite_files.read(config, edge.target, query, key) if sqlite_files.has_ours(config, edge.target) else []
-        return rows[0][0] if rows else None
     with session(config, edge.target) as connection:
         if connection.execute("SELECT to_regclass('streamer.progress') IS NULL").fetchone() == (True,):
             return None
@@ -136,12 +143,14 @@ def _end_of_wal(connection: Connection, slot: str) -> LSN | None:
 
 
 def print_status(lines: Sequence[Line], *, as_json: bool) -> None:
-    """Print the edges, and below them what is wrong."""
+    """Print the edges, and below them when those run that rest between their runs, and what is wrong."""
     if as_json:
         print(json.dumps({"edges": [asdict(line) for line in lines]}, indent=2, ensure_ascii=False))
         return
     headers = ("sync", "source", "target", "state", "position", "lag bytes", "lag s", "rows", "copied")
     print_table(headers, [_cells(line) for line in lines])
+    for told_run in dict.fromkeys(_told_run(line) for line in lines if line.schedule != CONTINUOUS and line.state != NOT_RUNNING):
+        print(told_run)
     told: set[str] = set()
     for line in lines:
         if line.error and line.error not in told:
@@ -152,3 +161,25 @@ def print_status(lines: Sequence[Line], *, as_json: bool) -> None:
 def _cells(line: Line) -> list[str]:
     values = [line.position, line.lag_bytes, line.lag_seconds and round(line.lag_seconds, 1), line.rows, line.copied]
     return [line.sync, line.source, line.target, str(line.state), *("-" if v is None else str(v) for v in values)]
+
+
+def _told_run(line: Line) -> str:
+    """When the stream of this edge ran last, and when it will; for people."""
+    parts = ["has not run yet since streamer run was started"]
+    if line.run is not None:
+        parts = [f"run {line.run['number']} began {_moment(line.run['started'])}", *_course(line.run, line.state)]
+    if line.next_run:
+        parts.append(f"the next begins {_moment(line.next_run)}")
+    return f"{line.sync}: {line.source} ({line.schedule}): {', '.join(parts)}"
+
+
+def _course(run: Mapping[str, Any], state: str) -> list[str]:
+    rows = counted(run["rows"], "row")
+    if run["ended"] is None:
+        return [rows, "goes on when resumed"] if state == State.PAUSED else [f"{rows} so far"]
+    seconds = (datetime.fromisoformat(run["ended"]) - datetime.fromisoformat(run["started"])).total_seconds()
+    return [f"{run['result']} after {seconds:.1f} s", rows]
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M:%S} UTC"
