@@ -330,10 +330,10 @@ class Edge:
         self._settle(sink)
 
     def _write_items(self, sink: Sink, items: list[Piece | Idle]) -> None:
-        batch = list(groups((item for item in items if isinstance(item, Piece)), merge=sink.merges))
-        if batch:
+        if batch := list(groups((item for item in items if isinstance(item, Piece)), merge=sink.merges)):
             self._write_groups(sink, batch)
-        if items and isinstance(last := items[-1], Idle) and self._position is not None and last.position > self._position:
+        last = items[-1] if items and not self._interrupted() else None  # what an interruption leaves out lies before it
+        if isinstance(last, Idle) and self._position is not None and last.position > self._position:
             self._write_groups(sink, [idle_group(self._last, last)])
 
     def _write_groups(self, sink: Sink, batch: Sequence[Group]) -> None:

@@ -45,6 +45,8 @@ class MemoryDatabase:
         #: write() waits until it is set
         self.gate = threading.Event()
         self.gate.set()
+        #: called before groups are written, with their number and what tells of an interruption
+        self.on_write: Callable[[int, Callable[[], bool]], None] = lambda groups, interrupted: None
         #: durable() does not go past it; None: whatever is committed is flushed
         self.flushed: LSN | None = None
         self._faults: dict[str, list[Exception]] = {}
@@ -52,6 +54,10 @@ class MemoryDatabase:
     def fail_next(self, method: str, error: Exception) -> None:
         """Let the next call of `open`, `load`, `write` or `commit` raise `error`; several wait in line."""
         self._faults.setdefault(method, []).append(error)
+
+    def forget_faults(self) -> None:
+        """Let nothing fail any more."""
+        self._faults.clear()
 
     def meet_fault(self, method: str) -> None:
         """Raise the error that waits for `method`, if any."""
@@ -121,6 +127,7 @@ class MemorySink:
     merges = True
 
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
+        self._database.on_write(len(groups), interrupted)
         return write_in_order(groups, interrupted, self._write)
 
     def _write(self, group: Group) -> Written:

@@ -31,6 +31,10 @@ class MemorySource:
         self.rows_of: dict[TableName, list[tuple[str, ...]]] = {}
         #: what it has applied of other sources
         self.holds: dict[str, Held] = {}
+        #: whether idle positions are told without urgency; each is told once in any case
+        self.quiet = False
+        #: the idle position that was told last
+        self.told = START
         #: the next reads raise these
         self.faults: list[Exception] = []
         self._tables = tables
@@ -89,9 +93,10 @@ class MemoryReader:
             raise self._source.faults.pop(0)
         pieces = self._source.wait_for(self._index, timeout)[:2]
         self._index += len(pieces)
-        if not pieces and not self._told:
-            self._told = True
-            return [Idle(self._source.end, urgent=True, seen=self._source.seen)]
+        end = self._source.end
+        if not pieces and (not self._told or (self._source.quiet and end > self._source.told)):
+            self._told, self._source.told = True, end
+            return [Idle(end, urgent=not self._source.quiet, seen=self._source.seen)]
         self._told = self._told and not pieces
         return [p for p in pieces if p.transaction.position >= self._position]
 
@@ -123,6 +128,6 @@ class MemorySnapshot:
         return iter(())
 
     @contextmanager
-    def rows(self, table: TableName, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
+    def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> Iterator[Iterator[bytes]]:
         rows = self._rows_of.get(table, [])
         yield iter([format_rows(rows)] if rows else [])

@@ -45,7 +45,7 @@ class Running:
                 for target, database in databases.items()
             ]
 
-        self.stream = Stream("shop", "a", source, make_edges, until_caught_up=once)
+        self.stream = Stream("shop", "a", source, make_edges, until_caught_up=once, one_try=once)
         self.thread = threading.Thread(target=self.stream.run)
         self.thread.start()
 
@@ -245,6 +245,31 @@ def test_stop_finishes_the_group_in_hand_and_confirms_it(source: MemorySource, s
     running.thread.join(timeout=20)
     assert (rows(target), source.confirmed) == ([("1", "x")], end)
     assert running.report().state is State.STOPPED
+
+
+def test_stop_amid_several_groups_does_not_take_the_rest_of_them_for_written(source: MemorySource, start: Start) -> None:
+    target = database()
+    target.gate.clear()
+    running = start(source, b=target)
+
+    def stop_amid(groups: int, interrupted: Callable[[], bool]) -> None:
+        if groups > 1:
+            running.stream.stop()
+            wait_for(interrupted, "the edge to hear of it")
+
+    target.on_write = stop_amid
+    source.commit(insert(ITEMS, "1", "x"))
+    wait_for(lambda: running.report().edges[0].lag_bytes, "the first group to be in hand")
+    for number, origin in enumerate(("c", "d", "e"), start=2):  # a group of its own for each origin
+        source.commit(insert(ITEMS, str(number), "x"), origin=origin, via=origin)
+    wait_for(lambda: source.told == source.end, "the idle position behind them to be read")
+    target.gate.set()
+    running.thread.join(timeout=20)
+    assert not running.thread.is_alive()
+    assert [number for number, _ in rows(target)] == ["1", "2"]
+    target.on_write = lambda groups, interrupted: None
+    start(source, b=target)
+    wait_for_equal(lambda: [number for number, _ in rows(target)], ["1", "2", "3", "4"], "the rest")
 
 
 def test_a_bug_is_shown_and_does_not_end_in_silence(source: MemorySource, start: Start) -> None:
