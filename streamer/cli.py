@@ -1,6 +1,6 @@
 """The command line: parse, call, print. What a command does is in admin/, one file per verb.
 
-Exit codes: 0 all well, 1 an error or a finding, 2 wrong usage (or, from `status`, a failed stream), 130 interrupted.
+Exit codes: 0 all well, 1 an error or a finding, 2 wrong usage (or, from `status` and `kick`, a failed stream), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -116,6 +116,20 @@ def setup(
 
 
 @app.command()
+def ddl(
+    sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Which of its targets.")],
+    config: ConfigFile = DEFAULT_PATH,
+    existing: Annotated[bool, typer.Option("--all", help="Of tables that are there already, too.")] = False,
+) -> None:
+    """Print the statements that setup would make a target's missing tables with."""
+    from streamer.admin.ddl import statements
+
+    for statement in statements(_load(config), sync, target, existing=existing):
+        print(f"{statement};\n")
+
+
+@app.command()
 def run(
     config: ConfigFile = DEFAULT_PATH,
     once: Annotated[bool, typer.Option("--once", help="Stop when caught up.")] = False,
@@ -136,6 +150,41 @@ def status(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
     lines = verb.status(_load(config))
     verb.print_status(lines, as_json=as_json)
     raise typer.Exit(verb.exit_code(lines))
+
+
+@app.command()
+def kick(
+    sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")],
+    config: ConfigFile = DEFAULT_PATH,
+    wait: Annotated[
+        float | None, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for the end, so many seconds at most.")
+    ] = None,
+) -> None:
+    """Let a sync catch up with its sources now. Exit code 0: done, or without --wait accepted; 1: timed out; 2: failed."""
+    from streamer.admin import kick as verb
+
+    try:
+        code, problems = verb.kick(_load(config), sync, wait, _say)
+    except StreamerError as error:
+        code, problems = verb.FAILED, [error]
+    _print_errors(problems)
+    raise typer.Exit(code)
+
+
+@app.command()
+def pause(sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")], config: ConfigFile = DEFAULT_PATH) -> None:
+    """Let a sync stop reading until it is resumed, or streamer run is started anew."""
+    from streamer.admin import kick as verb
+
+    verb.pause(_load(config), sync, _say)
+
+
+@app.command()
+def resume(sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")], config: ConfigFile = DEFAULT_PATH) -> None:
+    """Let a paused sync go on."""
+    from streamer.admin import kick as verb
+
+    verb.resume(_load(config), sync, _say)
 
 
 @conflicts.command("list")
@@ -203,10 +252,14 @@ def demo(
 
 def _report(problems: Sequence[StreamerError]) -> None:
     """Print errors, one a line, and exit with code 1 if there are any."""
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+    _print_errors(problems)
     if problems:
         raise typer.Exit(1)
+
+
+def _print_errors(problems: Sequence[StreamerError]) -> None:
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

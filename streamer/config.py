@@ -17,27 +17,16 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from streamer import conflict_config
+from streamer import conflict_config, shape_config
 from streamer.conflict_config import Fallback, KeyProblem, Policy, TableRules, TableSettings
 from streamer.errors import ConfigError
-from streamer.model import TableName
+from streamer.model import OnUnrepresentable, TableName
+from streamer.node_config import SOURCE_KINDS, Node
+from streamer.shape_config import Selection, Shape, ShapeSettings, TargetSettings
 
 DEFAULT_PATH: Final = Path("streamer.toml")
-SOURCE_KINDS: Final = ("postgresql",)
-KINDS: Final = ("postgresql", "sqlite")
 OWN_SCHEMA: Final = "streamer"
 """The schema that holds what we keep in a database; its tables are never replicated as data."""
-
-_POSTGRES_URL: Final = re.compile(
-    r"""(?!.*\s) (?!.*%(?!(?!00)[0-9a-fA-F]{2}))   # no spaces; percent signs encode something
-    postgres(?:ql)?://
-    (?:(?P<user>[^:@/]*)(?::[^@/]*)?@)?
-    (?P<place>HOST(?:,HOST)*(?:/[^?@]*)?)
-    (?:\?[^@]*)?""".replace("HOST", r"(?:\[[^]]+]|[^][:,/?@]*)(?::\d*)?"),
-    re.VERBOSE,
-)
-"""https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS. Narrower than libpq, which takes a password
-with a slash for a host and a path, and quotes what it does not understand: error messages would tell the password."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,24}$")]
 """A node or sync: it becomes a part of slot, publication and origin names, which allow no more and are 63 bytes long."""
@@ -45,42 +34,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,24}$")]
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Node(_Model):
-    """`[nodes.NAME]`: a database."""
-
-    #: postgresql://user@host/db or sqlite:////path
-    url: str
-    #: how changes are read when the node is a source; auto takes pgoutput from 10 on and wal2json on 9.4 to 9.6
-    capture: Literal["auto", "wal2json", "pgoutput"] = "auto"
-
-    @property
-    def kind(self) -> str:
-        """The engine: one of KINDS."""
-        return "sqlite" if self.url.startswith("sqlite:") else "postgresql"
-
-    @property
-    def path(self) -> Path:
-        """The file of an SQLite node."""
-        return Path(self.url.removeprefix("sqlite:///"))
-
-    @field_validator("url")
-    @classmethod
-    def _known_kind(cls, url: str) -> str:
-        kind, colon, _ = url.partition("://")
-        if not colon:
-            raise ValueError("is not a url; it begins with postgresql:// or sqlite:///")
-        if kind not in (*KINDS, "postgres"):
-            raise ValueError(f'"{kind}" is not a kind of url that streamer knows; it knows {", ".join(KINDS)}')
-        if kind == "sqlite" and not re.match("sqlite:///.", url):
-            raise ValueError("an SQLite url is sqlite:///relative/path or sqlite:////absolute/path")
-        if kind != "sqlite" and not _POSTGRES_URL.fullmatch(url):
-            raise ValueError(
-                "is not postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE; "
-                "write % as %25, @ as %40, / as %2F and a space as %20 in user and password"
-            )
-        return url
 
 
 class Http(_Model):
@@ -104,6 +57,16 @@ class Http(_Model):
         return host.strip("[]"), int(port)
 
 
+LONGEST_INTERVAL: Final = 366 * 86400
+"""Seconds: a year, so that no time overflows."""
+_EVERY: Final = re.compile(r"every ([0-9]{1,9}) ?([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(every: re.Match[str]) -> int:
+    return int(every[1]) * _UNITS[every[2]]
+
+
 _CONFLICT_KEYS: Final = (
     "conflict",
     "conflict_timeout",
@@ -111,7 +74,6 @@ _CONFLICT_KEYS: Final = (
     "conflict_days",
     "tombstone_days",
     "max_clock_skew",
-    "table",
 )
 """Keys of a sync that mean something only with several sources."""
 
@@ -131,8 +93,10 @@ class Sync(_Model):
     copy_rows: Literal["never", "if-empty", "always"] = Field(default="if-empty", alias="copy")
     #: tables copied at once
     copy_jobs: int = Field(default=2, ge=1, le=64, strict=True)
-    #: only "continuous" exists in this version
-    run: Literal["continuous"] = "continuous"
+    #: all the time, only when kicked ("manual"), or also by itself ("every 10m")
+    run: str = "continuous"
+    #: what is written where the column of a target that is not PostgreSQL cannot hold a value
+    on_unrepresentable: OnUnrepresentable = "error"
     #: who wins a conflict between sources
     conflict: Policy = "latest"
     #: seconds that a python: function may take
@@ -147,6 +111,8 @@ class Sync(_Model):
     max_clock_skew: float = Field(default=5.0, gt=0, allow_inf_nan=False, strict=True)
     #: what holds for single tables, by schema.table
     table: dict[str, TableSettings] = {}
+    #: what holds for single targets, by node
+    target: dict[Name, TargetSettings] = {}
 
     @field_validator("tables", "exclude")
     @classmethod
@@ -154,6 +120,16 @@ class Sync(_Model):
         if any(not p.strip() for p in patterns):
             raise ValueError("a pattern is empty; write for example public.*")
         return tuple(p if "." in p else f"public.{p}" for p in patterns)
+
+    @field_validator("run")
+    @classmethod
+    def _known_run(cls, run: str) -> str:
+        every = _EVERY.fullmatch(run)
+        if run not in ("continuous", "manual") and not every:
+            raise ValueError('must be "continuous", "manual" or "every NUMBER UNIT" with a unit of s, m, h or d, like "every 10m"')
+        if every and not 1 <= _seconds(every) <= LONGEST_INTERVAL:
+            raise ValueError(f"the time between two runs must be at least 1s and at most {LONGEST_INTERVAL // 86400}d")
+        return run
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
@@ -169,20 +145,36 @@ class Sync(_Model):
     def _whole_names(cls, tables: dict[str, TableSettings]) -> dict[str, TableSettings]:
         return conflict_config.qualified(tables)
 
+    @field_validator("target")
+    @classmethod
+    def _whole_names_of_targets(cls, targets: dict[str, TargetSettings]) -> dict[str, TargetSettings]:
+        found = {}
+        for node, settings in targets.items():
+            try:
+                found[node] = TargetSettings(table=conflict_config.qualified(settings.table))
+            except KeyProblem as problem:
+                raise KeyProblem([node, "table", *problem.key], str(problem)) from None
+        return found
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        targets = {node: settings.table for node, settings in self.target.items()}
+        selection = Selection(self.tables, self.selects, self.targets, several_sources=self.multi_master)
+        for key, message in shape_config.problems(self.table, targets, selection):
+            raise KeyProblem(key, message)
+        return self
+
     @model_validator(mode="after")
     def _conflicts(self) -> Self:
         if not self.multi_master:
-            for key in _CONFLICT_KEYS:
-                if key in self.model_fields_set:
-                    raise KeyProblem([key], conflict_config.ONE_SOURCE)
+            given = [(key,) for key in _CONFLICT_KEYS if key in self.model_fields_set]
+            for path in (*given, *conflict_config.given(self.table)):
+                raise KeyProblem(path, conflict_config.ONE_SOURCE)
             return self
         if self.copy_rows == "always":
             raise KeyProblem(
                 ["copy"], 'must be "if-empty" or "never" with several sources: "always" replaces rows that others made'
             )
-        for name in self.table:
-            if not self.selects(conflict_config.table_name(name)):
-                raise KeyProblem(["table", name], "is not a table of the sync; check its spelling against tables and exclude")
         conflict_config.check_policies(self.sources, self.conflict, self.table)
         return self
 
@@ -191,9 +183,29 @@ class Sync(_Model):
         """Whether several sources write the same rows, so that there are conflicts to resolve."""
         return len(self.sources) > 1
 
+    @property
+    def continuous(self) -> bool:
+        """Whether it runs all the time."""
+        return self.run == "continuous"
+
+    @property
+    def interval(self) -> int | None:
+        """Seconds from the beginning of a run to that of the next; None if none begins by itself."""
+        every = _EVERY.fullmatch(self.run)
+        return _seconds(every) if every else None
+
     def rules_for(self, table: TableName) -> TableRules:
         """How conflicts in this table are resolved."""
         return conflict_config.rules(self.conflict, self.table.get(str(table)))
+
+    def unrepresentable_for(self, table: TableName) -> OnUnrepresentable:
+        """What happens to a value of this table that a target cannot hold."""
+        settings = self.table.get(str(table))
+        return (settings and settings.on_unrepresentable) or self.on_unrepresentable
+
+    def shapes_for(self, target: str) -> dict[TableName, Shape]:
+        """What tables become on a target, those that do not stay as they are."""
+        return shape_config.shapes_of(self.table, self.target[target].table if target in self.target else {})
 
     def selects(self, table: TableName) -> bool:
         """Whether the patterns choose this table. Globs are those of the shell, case counts, streamer's own never match."""
@@ -225,6 +237,22 @@ class Config(_Model):
             for node in sync.sources:
                 if self.nodes[node].kind not in SOURCE_KINDS:
                     raise ValueError(f'syncs.{name}: node "{node}" is {self.nodes[node].kind}, which can only be a target')
+        return self
+
+    @model_validator(mode="after")
+    def _event_files(self) -> Self:
+        # positions of two streams say nothing about each other, and their transactions must not stand in each other's way
+        writers: dict[str, str] = {}
+        for sync, source, node in self.edges():
+            settings = self.nodes[node]
+            if settings.kind == "jsonl":
+                edge = f'sync "{sync}" from "{source}" to "{node}"'
+                for place in (settings.url, settings.progress_file(node).as_posix()):
+                    if place in writers:
+                        raise ValueError(
+                            f'{writers[place]} and {edge} would share "{place}"; give each a jsonl node and file of its own'
+                        )
+                    writers[place] = edge
         return self
 
     @model_validator(mode="after")
@@ -263,15 +291,6 @@ class Config(_Model):
 def slot_name(sync: str, source: str) -> str:
     """The name of a stream's slot and publication."""
     return f"streamer_{sync}_{source}"
-
-
-def redact(url: str) -> str:
-    """The url without its password and options, for people to read."""
-    if url.startswith("sqlite:"):
-        return url
-    match = _POSTGRES_URL.fullmatch(url)
-    user, place = match.group("user", "place") if match else ("", "")
-    return f"postgresql://{user + '@' if user else ''}{place}"
 
 
 def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] = os.environ) -> Config:
@@ -352,6 +371,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model = models[str(location[0])] if len(location) > 1 else Config
     if location[2:3] == ("table",) and len(location) == 5:
         model = TableSettings
+    if location[2:3] == ("target",):
+        model = ShapeSettings if len(location) == 7 else TargetSettings
     return [f.alias or name for name, f in model.model_fields.items()]
 
 

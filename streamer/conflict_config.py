@@ -10,11 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainValidator
+from pydantic import PlainValidator
 
-from streamer.model import TableName
+from streamer.model import OnUnrepresentable
+from streamer.shape_config import ShapeSettings
 
 POLICIES: Final = ("latest", "apply", "keep", "error")
 ONE_SOURCE: Final = "makes no sense with one source: there is nothing to resolve, the source wins; remove it, or add a source"
@@ -45,11 +46,11 @@ Policy: TypeAlias = Annotated[str | tuple[str, ...], PlainValidator(read_policy)
 Fallback: TypeAlias = Literal["stop", "latest", "apply", "keep"]
 
 
-class TableSettings(BaseModel):
+class TableSettings(ShapeSettings):
     """`[syncs.NAME.table."SCHEMA.TABLE"]`: what holds for one table of a sync."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+    #: instead of the sync's
+    on_unrepresentable: OnUnrepresentable | None = None
     #: instead of the sync's
     conflict: Policy | None = None
     #: columns to which differences are added
@@ -58,6 +59,9 @@ class TableSettings(BaseModel):
     max: tuple[str, ...] = ()
     #: columns of which the lesser value stays
     min: tuple[str, ...] = ()
+
+
+Settings = TypeVar("Settings", bound=ShapeSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,9 @@ def rules(policy: str | tuple[str, ...], settings: TableSettings | None) -> Tabl
     return TableRules(own, frozenset(settings.delta), frozenset(settings.max), frozenset(settings.min))
 
 
-def qualified(tables: Mapping[str, TableSettings]) -> dict[str, TableSettings]:
+def qualified(tables: Mapping[str, Settings]) -> dict[str, Settings]:
     """Return the tables by their whole names. Raises KeyProblem."""
-    found: dict[str, TableSettings] = {}
+    found: dict[str, Settings] = {}
     for name, settings in tables.items():
         whole = name if "." in name else f"public.{name}"
         if not all(whole.partition(".")):
@@ -99,10 +103,10 @@ def qualified(tables: Mapping[str, TableSettings]) -> dict[str, TableSettings]:
     return found
 
 
-def table_name(whole: str) -> TableName:
-    """Return the table that a qualified key names."""
-    schema, _, name = whole.partition(".")
-    return TableName(schema, name)
+def given(tables: Mapping[str, TableSettings]) -> Iterator[tuple[str, str, str]]:
+    """Give the keys of single tables that mean something only with several sources, as far as they are given."""
+    for name, settings in tables.items():
+        yield from (("table", name, key) for key in ("conflict", "delta", "max", "min") if key in settings.model_fields_set)
 
 
 def check_policies(sources: Sequence[str], policy: str | tuple[str, ...], tables: Mapping[str, TableSettings]) -> None:

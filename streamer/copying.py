@@ -90,15 +90,26 @@ def verify(edge: EdgeName, ours: SlotIdentity, position: LSN, state: SlotState) 
 class InitialCopy:
     """Copies the tables of one edge that need it, several at once; `reports` tells how far it is.
 
-    `feeders` are all sources that feed the target, `returns` tells whether the target is a source of the sync itself.
+    `feeders` are all sources that feed the target, `returns` tells whether the target is a source of the sync itself, and `shaped`
+    which columns and rows of a table are read. Raises what that raises.
     """
 
-    def __init__(self, edge: EdgeName, policy: Policy, jobs: int, feeders: Sequence[str] = (), *, returns: bool = False) -> None:
+    def __init__(
+        self,
+        edge: EdgeName,
+        policy: Policy,
+        jobs: int,
+        feeders: Sequence[str] = (),
+        *,
+        returns: bool = False,
+        shaped: Callable[[CopyTable], CopyTable] | None = None,
+    ) -> None:
         self._edge = edge
         self._policy = policy
         self._jobs = jobs
         self._others = tuple(feeder for feeder in feeders if feeder != edge.source)
         self._returns = returns
+        self._shaped = shaped
         self._log = structlog.get_logger().bind(sync=edge.sync, source=edge.source, target=edge.target)
         self._running: dict[CopyTable, int] = {}
         self._done: dict[CopyTable, int] = {}
@@ -234,7 +245,8 @@ class InitialCopy:
             progress.copied[table.table] = progress.position
 
     def _new(self, source: Source, sink: Sink, progress: Progress) -> list[CopyTable]:
-        return [t for t in source.tables() if self._joins(t, sink, progress)]
+        new = [t for t in source.tables() if self._joins(t, sink, progress)]
+        return new if self._shaped is None else list(map(self._shaped, new))
 
     def _wants(self, table: CopyTable, sink: Sink) -> bool:
         """Whether the policy has the table copied."""
@@ -294,7 +306,7 @@ class InitialCopy:
         self._running[table] = 0
         self._log.info("copy_started", table=str(table.table), rows=table.rows)
         try:
-            with snapshot.rows(table.table, table.columns) as blocks:
+            with snapshot.rows(table.table, table.columns, table.where) as blocks:
                 self._done[table] = sink.load(table, start, self._counted(table, blocks, broken_off))
             self._log.info("copy_done", table=str(table.table), rows=self._done[table])
         finally:

@@ -3,6 +3,7 @@
     StreamerError
       UsageError            a command was given something that cannot be done as it stands
         ConfigError         streamer.toml: the file, a key, a value
+        UnknownSyncError    a running daemon is asked for a sync that it does not run
       ConnectError          a node cannot be reached, or refuses us
       SourceError           the source cannot give what is asked of it
         SlotError           the slot is missing, or is not the one that progress belongs to
@@ -38,6 +39,10 @@ class UsageError(StreamerError):
 
 class ConfigError(UsageError):
     """The config file, one of its keys or values is wrong."""
+
+
+class UnknownSyncError(UsageError):
+    """A running daemon is asked for a sync that it does not run."""
 
 
 class ConnectError(StreamerError):

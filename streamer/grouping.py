@@ -42,4 +42,5 @@ def _group(run: list[Piece]) -> Group:
     changes: list[Change] = run[0].changes if len(run) == 1 else [c for piece in run for c in piece.changes]
     # the end of an unfinished transaction is not known; any position past its commit record tells that it is in the target
     position = last.end if last.end is not None else LSN(last.transaction.position + 1)
-    return Group(last.transaction.origin, changes, position, last.end is not None, sum(p.end is not None for p in run), last.seen)
+    whole = sum(p.end is not None for p in run)
+    return Group(last.transaction.origin, changes, position, last.end is not None, whole, last.seen, last.transaction.position)

@@ -77,6 +77,9 @@ class Unchanged(enum.Enum):
 UNCHANGED: Final = Unchanged.UNCHANGED
 """A column that the change did not touch and the WAL does not carry. Absent is not NULL."""
 
+OnUnrepresentable: TypeAlias = Literal["error", "null", "clamp"]
+"""What happens to a value that a target's column cannot hold: the stream stops, or NULL or the nearest value is written."""
+
 Value: TypeAlias = str | Literal[Unchanged.UNCHANGED] | None
 Row: TypeAlias = tuple[Value, ...]
 
@@ -153,6 +156,11 @@ class ColumnDefinition:
     #: `pg_attribute.attidentity`: not an identity column, ALWAYS, BY DEFAULT
     identity: Literal["", "a", "d"]
     generated: bool
+    #: of a domain, the type that it is a domain over in the end; 0 and empty if it is none
+    base_oid: int = 0
+    base_name: str = ""
+    #: whether the type, or the base of the domain, is an enum
+    enum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,8 @@ class TableDefinition:
     table: TableName
     columns: tuple[ColumnDefinition, ...]
     primary_key: tuple[str, ...]
+    #: the columns of every other unique index that holds for all rows at any time (not partial, no expressions, not deferrable)
+    unique_keys: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +314,8 @@ class Group:
     complete: bool
     transactions: int
     seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
+    #: of the last transaction's commit record on the source: it tells transactions apart
+    commit: LSN = field(default_factory=LSN)
 
     @property
     def idle(self) -> bool:

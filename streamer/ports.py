@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
-from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, Group, Idle, Piece, Seen, SlotIdentity, TableName, Version
+from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, Column, Group, Idle, Piece, Seen, SlotIdentity, TableName, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,9 @@ class Snapshot(Protocol):
     def versions(self, table: TableName, key: Sequence[str], since: datetime) -> Iterator[RowVersion]:
         """Give the versions of rows and deleted keys, told by the values of the columns `key`, that are newer than `since`."""
 
-    def rows(self, table: TableName, columns: Sequence[str]) -> AbstractContextManager[Iterator[bytes]]:
-        """Give the table's rows in blocks of COPY's text format, each block whole rows. May be called from several threads.
+    def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> AbstractContextManager[Iterator[bytes]]:
+        """Give the table's rows, or those that fulfil a condition, in blocks of COPY's text format, each block whole rows. May be
+        called from several threads.
 
         https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
         """
@@ -103,6 +104,36 @@ class CopyTable:
     rows: int
     #: whether the stream carries its changes: a table made after `setup` is selected, but not yet carried
     carried: bool = True
+    #: the columns of the replica identity; none if it is FULL, or there is none
+    key: tuple[str, ...] = ()
+    #: a condition in SQL that the rows to copy fulfil; empty: all
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which of these rows fulfil a condition? A row has the values of `columns`, of which there is none that is UNCHANGED."""
+
+    table: TableName
+    where: str
+    columns: tuple[Column, ...]
+    rows: Sequence[tuple[str | None, ...]]
+
+
+class RowFilter(Protocol):
+    """Has the source's server judge rows, so that a condition means the same for a change as in a query there."""
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Sequence[bool]]:
+        """Return for each question whether its rows fulfil the condition; a condition that is NULL is not fulfilled.
+
+        Raises SourceError if a condition fails, ConnectError.
+        """
+
+    def cancel(self) -> None:
+        """Make what another thread asks fail soon. Never raises."""
+
+    def close(self) -> None:
+        """Disconnect; the next question connects again. Never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +203,9 @@ class Written:
     conflicts: Mapping[str, int] = field(default_factory=dict)
     #: how far the commit time lay ahead of the target's clock when it came, in seconds
     skew: float = 0.0
+    #: values written as NULL or as the nearest one, because the column cannot hold them; those of copied rows come with
+    #: the next group
+    replaced: int = 0
 
 
 class Sink(Protocol):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from typing import Final
 
 from streamer.errors import StreamerError
 from streamer.ports import Written
+
+CONTINUOUS: Final = "continuous"
+"""The schedule of a stream that never rests, as the config has it."""
 
 
 class State(enum.StrEnum):
@@ -21,6 +25,10 @@ class State(enum.StrEnum):
     RETRYING = "retrying"
     #: failed; a person must act
     FAILED = "failed"
+    #: waits for its next run
+    RESTING = "resting"
+    #: told to stop until it is told to go on
+    PAUSED = "paused"
     STOPPED = "stopped"
 
 
@@ -62,8 +70,15 @@ class Counters:
     groups: int = 0
     copied: int = 0
     retries: int = 0
+    #: values that the target's columns cannot hold, written as NULL or as the nearest one
+    replaced: int = 0
     #: resolved, by kind
     conflicts: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Counters) -> Counters:
+        """Both together; `copied` counts since the daemon started by itself."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return Counters(**sums | {"copied": max(self.copied, other.copied)})
 
     @property
     def rows(self) -> int:
@@ -77,6 +92,7 @@ class Counters:
         self.deleted += written.deleted
         self.truncated += written.truncated
         self.missing += written.missing
+        self.replaced += written.replaced
         self.groups += 1
         self.conflicts.update(written.conflicts)
 
@@ -107,6 +123,47 @@ class EdgeReport:
     obstacle: str = ""
 
 
+class Result(enum.StrEnum):
+    """How a run ended."""
+
+    #: the targets hold what was there when it began
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a stream that rests between its runs."""
+
+    number: int
+    started: datetime
+    #: None while it lasts, and the result too
+    ended: datetime | None
+    result: Result | None
+    #: written by changes and copied, on all targets together
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kicks:
+    """What was asked of a stream. Kicks are numbered from 1 since the daemon started; a run answers all that came before it."""
+
+    #: the newest run that was asked for
+    asked: int = 0
+    #: the newest that was done, and the newest that has ended, done or not
+    done: int = 0
+    ended: int = 0
+    #: how many runs were done, and how many have failed
+    runs_done: int = 0
+    runs_failed: int = 0
+    #: the run that is under way, else the last one; always None for a continuous sync
+    run: Run | None = None
+    #: when the next begins by itself
+    next: datetime | None = None
+    #: when the last that was done has ended
+    last_done: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StreamReport:
     """A stream and its edges at one moment."""
@@ -118,3 +175,7 @@ class StreamReport:
     confirmed: str
     problem: Problem | None
     edges: list[EdgeReport]
+    #: when it runs, as the config has it
+    schedule: str = CONTINUOUS
+    paused: bool = False
+    kicks: Kicks = Kicks()

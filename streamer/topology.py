@@ -98,8 +98,17 @@ def _drawn(path: Path) -> str:
 
 
 def overlap(one: Sync, other: Sync) -> bool:
-    """Return whether both syncs may select the same table; False only if that is certain not to be so."""
-    return any(_may_share(p, q, one, other) for p, q in product(one.tables, other.tables))
+    """Return whether the same rows may travel in both syncs; False only if that is certain not to be so.
+
+    The rows of a table that one of them renames are then in a table that the other may select.
+    """
+    renamed = any(a.selects(name) for a, b in ((one, other), (other, one)) for name in _new_names(b))
+    return renamed or any(_may_share(p, q, one, other) for p, q in product(one.tables, other.tables))
+
+
+def _new_names(sync: Sync) -> set[TableName]:
+    """What tables are called on targets where they have another name."""
+    return {s.target for node in sync.targets for s in sync.shapes_for(node).values() if s.target != s.table}
 
 
 def _may_share(pattern: str, other_pattern: str, one: Sync, other: Sync) -> bool:

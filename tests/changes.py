@@ -71,7 +71,9 @@ def write(sink: Sink, group: Group) -> Written:
 
 def copy_of(definition: TableDefinition) -> CopyTable:
     columns = [c for c in definition.columns if not c.generated]
-    return CopyTable(definition.table, tuple(c.name for c in columns), tuple(c.type_oid for c in columns), rows=0)
+    return CopyTable(
+        definition.table, tuple(c.name for c in columns), tuple(c.type_oid for c in columns), rows=0, key=definition.primary_key
+    )
 
 
 ITEMS = table(id="integer", name="text", price="numeric")

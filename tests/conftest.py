@@ -18,6 +18,7 @@ import pytest
 from psycopg import sql
 
 from tests.binaries import server_a_bin_dir, server_b_bin_dir
+from tests.mysql_servers import MysqlDatabase, MysqlServer, mariadbd
 from tests.servers import SUPERUSER, Database, PostgresServer, faketime_library
 
 Pair = tuple[Database, Database]
@@ -89,6 +90,31 @@ def pg15(server_a: PostgresServer) -> PostgresServer:
 @pytest.fixture(scope="session")
 def pg18(server_b: PostgresServer) -> PostgresServer:
     return server_b
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MysqlServer]:
+    binary = mariadbd()
+    if binary is None:
+        pytest.skip("MariaDB is missing: install mariadb-server-core and mariadb-client-core")
+    server = MysqlServer(binary)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def mariadb(mariadb_server: MysqlServer) -> Iterator[MysqlDatabase]:
+    """An empty database of a MariaDB server, which is started if an earlier test has left it down."""
+    mariadb_server.start()
+    database = mariadb_server.create_database("shop")
+    try:
+        yield database
+    finally:
+        mariadb_server.start()
+        database.drop()
 
 
 # -- databases --------------------------------------------------------------------------------------------------------

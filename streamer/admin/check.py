@@ -13,13 +13,15 @@ from typing import Any, Final
 
 import psycopg
 
-from streamer.admin import check_multi_master, sqlite_files
+from streamer.admin import check_multi_master, check_shapes
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
+from streamer.admin.check_rest import judge_rest
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
 from streamer.admin.check_server import OLDEST_SOURCE, Needs, Server, judge_server, read_server
 from streamer.admin.check_tables import Capture, check_source_rights, judge_selection, judge_source_table
 from streamer.admin.check_target import judge_target_table, read_target_table
 from streamer.admin.findings import Finding, Severity, error, ok, warning
+from streamer.admin.foreign import target_of
 from streamer.admin.nodes import LOGICAL, explained, session
 from streamer.capture import publication
 from streamer.capture.catalog import SourceTable, read_tables
@@ -122,7 +124,10 @@ class _Check:
         """Two names for one database would replicate it onto itself."""
         nodes = (*self._config.syncs[sync].sources, *self._config.syncs[sync].targets)
         places: dict[str, object] = {n: self._servers[n].identity for n in nodes if n in self._servers}
-        places.update({n: self._config.nodes[n].path.resolve() for n in nodes if self._config.nodes[n].kind == "sqlite"})
+        for node in nodes:
+            with self._asking(node):
+                if (foreign := target_of(self._config, node)) is not None:
+                    places[node] = foreign.identity()
         for one, other in combinations(places, 2):
             if places[one] == places[other]:
                 self.findings.append(
@@ -149,9 +154,11 @@ class _Check:
         unpublished = {t.table for t in tables} - (published or set()) if plugin == "pgoutput" else set()
         self.findings += check_source_rights(connection, source, tables, unpublished)
         self.findings += self._judge_slot(sync, source, plugin, missing_publication=plugin == "pgoutput" and published is None)
+        self.findings += judge_rest(sync, settings, source, self._servers[source].settings)
         for target in self._config.targets(sync, source):
             with self._asking(target):
-                self._look_at_target(target, tables)
+                self.findings += check_shapes.judge_shapes(self._config, sync, target, connection, capture, tables)
+                self._look_at_target(target, list(check_shapes.shaped(tables, settings.shapes_for(target))))
 
     def _try(self, sync: str, source: str, plugin: str) -> Trial:
         """The trial slot, once a node; not where it is known to fail."""
@@ -195,9 +202,8 @@ class _Check:
             yield error(what, "its publications do not exist", f"changes made without them cannot be read; {recopy}")
 
     def _look_at_target(self, target: str, tables: Sequence[SourceTable]) -> None:
-        if self._config.nodes[target].kind == "sqlite":
-            lacks = sqlite_files.lacks(self._config, target, [t.definition for t in tables])
-            self.findings += [warning(f'node "{target}"', p.message.removeprefix(f'node "{target}": '), p.hint) for p in lacks]
+        if (foreign := target_of(self._config, target)) is not None:
+            self.findings += foreign.check([t.definition for t in tables])
         elif target in self._connections:
             for table in tables:
                 found = read_target_table(self._connections[target], target, table)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from streamer.admin import installation
+from streamer.admin.check_rest import IDLE_LIMIT, WAL_LIMIT
 from streamer.admin.findings import Finding, error, ok, warning
 from streamer.admin.nodes import LOGICAL
 from streamer.capture.diagnose import ALLOW_WAL2JSON
@@ -37,6 +38,8 @@ _SETTINGS: Final = (
     "max_wal_senders",
     "max_active_replication_origins",
     "output_plugin_libraries",
+    WAL_LIMIT,
+    IDLE_LIMIT,
 )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from streamer.admin.printing import on_terminal, print_table
+from streamer.admin.printing import counted, on_terminal, print_table
 
 
 class Severity(enum.StrEnum):
@@ -65,8 +65,4 @@ def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
         for f in ordered:
             print(f"{f.severity}: {f.object}: {f.reason}" + (f"; {f.remedy}" if f.remedy else ""))
     counts = Counter(f.severity for f in findings)
-    print(f"{_plural(counts[Severity.ERROR], 'error')}, {_plural(counts[Severity.WARNING], 'warning')}")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    print(f"{counted(counts[Severity.ERROR], 'error')}, {counted(counts[Severity.WARNING], 'warning')}")

@@ -15,6 +15,11 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print the rows under their headers on standard output."""
     if on_terminal():

@@ -17,7 +17,7 @@ def run(config: Config, *, sync: str | None, source: str | None, once: bool) -> 
     """Stream until stopped, or with `once` until caught up; return what went wrong and was not cured. Raises UsageError."""
     logs.configure()
     daemon = Daemon(config, sync=sync, source=source, once=once)
-    serving = nullcontext() if once else http.serving(config.http.address, daemon.report)
+    serving = nullcontext() if once else http.serving(config.http.address, daemon)
     with serving, stopping_on_signals(daemon), copy_bars.shown(daemon.report):
         daemon.run()
     return [StreamerError(p.message, p.hint) for p in problems(daemon.report())]

@@ -12,6 +12,7 @@ from typing import Final
 import psycopg
 
 from streamer.admin import installation
+from streamer.admin.check_shapes import carry_filtered_rows
 from streamer.admin.create_tables import create_missing
 from streamer.admin.nodes import Say, chosen_syncs, session
 from streamer.admin.setup_masters import carry_old_rows, keep_keys
@@ -48,6 +49,8 @@ def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> N
                 connection.execute(_MEMBER, {"sync": sync, "node": node})
         for source in settings.sources if settings.multi_master else ():
             carry_old_rows(config, sync, source, fix=fix, say=say)
+        for source in settings.sources:
+            carry_filtered_rows(config, sync, source, fix=fix, say=say)
         for node in servers:
             keep_keys(config, node, say)
         for source in settings.sources:

@@ -25,9 +25,9 @@ from streamer.capture.replication import Keepalive, ReplicationStream
 from streamer.capture.snapshot import ExportedSnapshot, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
-from streamer.config import Node
 from streamer.errors import SlotError, SourceError, no_longer_carried
-from streamer.model import LSN, Idle, Piece, Seen, SlotIdentity, TableName
+from streamer.model import LSN, Identity, Idle, Piece, Seen, SlotIdentity, TableName
+from streamer.node_config import Node
 from streamer.ports import CopyTable, SlotState
 from streamer.session import Connection, connect, reported, version
 
@@ -180,6 +180,7 @@ class SlotSource:
                 tuple(c.type_oid for c in t.travelling),
                 t.rows,
                 carried=t.table in carried,
+                key=() if t.identity is Identity.FULL else t.identity_columns,
             )
             for t in tables
         ]

@@ -18,6 +18,7 @@ from typing import Final
 
 from psycopg import sql
 
+from streamer.capture.row_filter import condition_errors
 from streamer.capture.row_versions import row_versions
 from streamer.errors import StreamerError
 from streamer.model import LSN, POSTGRES_EPOCH, SlotIdentity, TableName
@@ -47,12 +48,13 @@ class ExportedSnapshot:
         self.time = time
 
     @contextmanager
-    def rows(self, table: TableName, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
+    def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> Iterator[Iterator[bytes]]:
         """Give the table's rows as of the snapshot, in blocks of COPY text."""
         chosen = sql.SQL(", ").join(map(sql.Identifier, columns)) if columns else sql.SQL("")
-        query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(chosen, sql.Identifier(table.schema, table.name))
-        with self._imported() as connection, connection.cursor().copy(query) as copy:
-            yield self._blocks(copy)
+        only = sql.SQL(f" WHERE (\n{where}\n)" if where else "")
+        query = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(chosen, sql.Identifier(table.schema, table.name), only)
+        with self._imported() as connection, condition_errors(self._node, table, where), connection.cursor().copy(query) as copy:
+            yield self._blocks(copy, table, where)
 
     def is_empty(self, table: TableName) -> bool:
         """Return whether the table has no rows."""
@@ -97,8 +99,8 @@ class ExportedSnapshot:
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._name)))
             yield connection
 
-    def _blocks(self, rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-        with reported(self._node):  # the rows are read inside the target's own error handling
+    def _blocks(self, rows: Iterable[bytes | bytearray | memoryview], table: TableName, where: str) -> Iterator[bytes]:
+        with condition_errors(self._node, table, where):  # the rows are read inside the target's own error handling
             yield from _blocks(rows)
 
 

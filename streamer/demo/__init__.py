@@ -234,7 +234,7 @@ def _running(config: Config) -> Iterator[Daemon]:
     """Run the daemon in a thread while the context lasts."""
     daemon = Daemon(config)
     thread = threading.Thread(target=daemon.run, name="daemon")
-    with http.serving(config.http.address, daemon.report):
+    with http.serving(config.http.address, daemon):
         thread.start()
         try:
             yield daemon

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tests.servers import free_port
 from tests.waiting import wait_for
@@ -37,8 +37,9 @@ class Streamer:
         tables: Sequence[str] = ("public.*",),
         capture: str = "auto",
         copy: str = "if-empty",
+        options: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
-        """Write a config of the sync `shop`; `nodes` are names and urls."""
+        """Write a config of the sync `shop`; `nodes` are names and urls, `options` other keys of some nodes."""
         self.directory = directory
         self.path = directory / "streamer.toml"
         self.environment: dict[str, str] = {}
@@ -53,6 +54,7 @@ class Streamer:
             "copy": copy,
         }
         self._capture = capture
+        self._options = options or {}
         self.write_config()
 
     def write_config(self, **changes: object) -> None:
@@ -61,8 +63,9 @@ class Streamer:
         lines = ["[http]", f'listen = "127.0.0.1:{self._port}"']
         for name, url in self._nodes.items():
             lines += [f"[nodes.{name}]", f"url = {json.dumps(url)}"]
-            if not url.startswith("sqlite:"):
+            if url.startswith("postgres"):
                 lines.append(f'capture = "{self._capture}"')
+            lines += [f"{key} = {json.dumps(value)}" for key, value in self._options.get(name, {}).items()]
         lines.append("[syncs.shop]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in self._sync.items()]
         self.path.write_text("\n".join(lines) + "\n")
@@ -120,15 +123,15 @@ class Streamer:
         """All that daemons of this config have said, on standard output and error."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def start(self, *options: str) -> Self:
-        """Start `run`."""
+    def start(self, *options: str, output: IO[bytes] | None = None) -> Self:
+        """Start `run`; its standard output goes to the log, or to a file of the test."""
         assert not self.running
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(
                 [*PROGRAM, "run", "--config", str(self.path), *options],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=output or log,
+                stderr=log,
                 start_new_session=True,
                 **self._surroundings(),
             )

@@ -1,5 +1,7 @@
 """`make bench`: PostgreSQL's built-in subscription and streamer side by side. docs/benchmarks.md tells how it is measured.
 
+The job `foreign` is another comparison: MariaDB and SQLite as targets, and their drivers (foreign.py).
+
 Every round (one run of one contender) has new databases from the same templates on the same two servers. The contenders take
 turns, so that a noisy minute of the machine does not fall on one of them alone.
 """
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from tests.bench import foreign
 from tests.bench.contenders import NAMES, Pair, make
 from tests.bench.report import FIGURES, Report, Round
 from tests.bench.work import QUICK, Jobs, Sizes, make_template
@@ -28,7 +31,7 @@ SETTINGS = {
     "wal_sender_timeout": "60s",
     "wal_retrieve_retry_interval": "100ms",  # else the built-in subscription may wait 5 s before it starts a worker
 }
-JOBS = ("update", "drain", "latency", "copy")
+JOBS = ("update", "drain", "latency", "copy", "foreign")
 TEMPLATE = "bench_template"
 
 
@@ -40,17 +43,22 @@ def main() -> int:
         return 1
     sizes = QUICK if options.quick else Sizes()
     rounds: list[Round] = []
+    others: list[foreign.Result] = []
     with _servers(sizes) as (source, target):
-        for run in range(1, options.runs + 1):
+        for run in range(1, options.runs + 1 if options.only != ["foreign"] else 1):
             for name in options.contenders:
                 figures = _round(source, target, name, sizes, options.only)
                 rounds.append(Round(name, run, figures))
                 print(f"run {run}, {name}: " + ", ".join(f"{k} {v:,.2f}" for k, v in figures.items()), file=sys.stderr)
         shown = ".".join(map(str, divmod(source.version, 10000)))
         report = Report(f"PostgreSQL {shown}", sizes, rounds)
-    print(f"{report.machine()}\n\n{report.table()}")
+        if "foreign" in options.only:
+            others += foreign.measure(source, sizes.updated_rows, options.runs)
+    print(report.machine())
+    for table in ([report.table()] if rounds else []) + ([foreign.table(others)] if others else []):
+        print(f"\n{table}")
     if options.json:
-        options.json.write_text(json.dumps(report.document(), indent=2) + "\n")
+        options.json.write_text(json.dumps(report.document() | {"foreign": foreign.document(others)}, indent=2) + "\n")
     return 0
 
 

@@ -7,9 +7,11 @@ The trap: a subscription that is merely disabled keeps its slot active for a mom
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,15 +20,14 @@ from tests.servers import Database, free_port
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
-CONFIG = """\
-[nodes.a]
-url = "{source}"
+NODE = """\
+[nodes.{name}]
+url = "{url}"
 capture = "{plugin}"
 
-[nodes.b]
-url = "{target}"
-
-[http]
+"""
+CONFIG = """\
+{nodes}[http]
 listen = "127.0.0.1:{port}"
 
 [syncs.bench]
@@ -34,8 +35,8 @@ listen = "127.0.0.1:{port}"
 tables = ["public.*"]
 """
 ROLES = {
-    False: 'sources = ["a"]\ntargets = ["b"]',
-    True: 'sources = ["a", "b"]',
+    False: {"sources": ["a"], "targets": ["b"]},
+    True: {"sources": ["a", "b"]},
 }
 
 
@@ -103,21 +104,19 @@ class BuiltIn:
             self._pair.target.execute("DROP SUBSCRIPTION bench")
 
 
-class Streamer:
-    """The daemon in a process of its own, as a user runs it. With `multi_master` both databases are sources."""
+class Daemon:
+    """The daemon in a process of its own, as a user runs it, for one sync called bench over the tables of the schema public."""
 
     slot = "streamer_bench_a"
 
-    def __init__(self, pair: Pair, plugin: str, *, multi_master: bool = False) -> None:
-        self._pair = pair
+    def __init__(self, urls: Mapping[str, str], roles: Mapping[str, Sequence[str]], plugin: str = "auto") -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-bench-")
         self._config = Path(self._directory.name) / "streamer.toml"
         self._log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        text = CONFIG.format(
-            source=pair.source.url, target=pair.target.url, plugin=plugin, port=free_port(), roles=ROLES[multi_master]
-        )
-        self._config.write_text(text)
+        nodes = "".join(NODE.format(name=name, url=url, plugin=plugin) for name, url in urls.items())
+        named = "\n".join(f"{role} = {json.dumps(list(names))}" for role, names in roles.items())
+        self._config.write_text(CONFIG.format(nodes=nodes, port=free_port(), roles=named))
         self._command("setup")
 
     @property
@@ -160,7 +159,8 @@ def make(name: str, pair: Pair) -> Contender:
     """Return a contender of `NAMES`, set up but not started."""
     if name == BUILT_IN:
         return BuiltIn(pair)
-    return Streamer(pair, "pgoutput", multi_master=True) if name == MULTI_MASTER else Streamer(pair, name)
+    urls = {"a": pair.source.url, "b": pair.target.url}
+    return Daemon(urls, ROLES[name == MULTI_MASTER], "pgoutput" if name == MULTI_MASTER else name)
 
 
 BUILT_IN = "built-in"

@@ -56,22 +56,32 @@ class Running:
 
 
 @contextmanager
-def running(config: Config, *, source: str | None = None, wait: bool = True) -> Iterator[Running]:
-    """Set up the config's syncs and run them, or those from one source, while the context lasts; with `wait`, from when all of them
-    stream."""
-    setup(config, None, lambda line: None)
+def tuned_back() -> Iterator[None]:
+    """Put back what streams change of the interpreter."""
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    daemon = Daemon(config, source=source)
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
     try:
-        streams = Running(daemon)
-        if wait:
-            streams.wait_until_streaming()
-        yield streams
+        yield
     finally:
-        daemon.stop()
-        thread.join()
         sys.setswitchinterval(interval)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+@contextmanager
+def running(config: Config, *, source: str | None = None, wait: bool = True, set_up: bool = True) -> Iterator[Running]:
+    """Set up the config's syncs and run them, or those from one source, while the context lasts; with `wait`, from when all of them
+    stream."""
+    if set_up:
+        setup(config, None, lambda line: None)
+    with tuned_back():
+        daemon = Daemon(config, source=source)
+        thread = threading.Thread(target=daemon.run)
+        thread.start()
+        try:
+            streams = Running(daemon)
+            if wait:
+                streams.wait_until_streaming()
+            yield streams
+        finally:
+            daemon.stop()
+            thread.join()

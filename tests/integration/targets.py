@@ -7,7 +7,7 @@ test says the same for all. A generated column's expression stands where its def
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +17,24 @@ from psycopg import sql
 
 from streamer import statements
 from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableDefinition, TableName
-from streamer.ports import Progress, Sink, Written
+from streamer.node_config import MysqlAddress
+from streamer.ports import Progress, Question, Sink, Written
+from streamer.shape_config import Shape
 from streamer.sinks import sqlite_ddl
+from streamer.sinks.jsonl import JsonlSink
+from streamer.sinks.jsonl_output import FileOutput
+from streamer.sinks.jsonl_progress import ProgressFile, read
+from streamer.sinks.mysql import MysqlSink
+from streamer.sinks.mysql_ddl import Names, create_table
+from streamer.sinks.mysql_ddl import quote as quote_mysql
+from streamer.sinks.mysql_types import Engine
 from streamer.sinks.postgres import PostgresSink
+from streamer.sinks.shaped import ShapedSink, Shapes
 from streamer.sinks.sqlite import SqliteSink
 from tests.changes import write
+from tests.events import Tables, events
 from tests.memory import MemoryDatabase, MemorySink, MemoryTable
+from tests.mysql_servers import MysqlDatabase
 from tests.servers import Database
 
 EDGE = EdgeName("shop", "a", "b")
@@ -74,6 +86,7 @@ class MemoryTarget:
 class SqliteTarget:
     def __init__(self, path: Path) -> None:
         self.path = path
+        path.touch()
 
     def sink(self) -> Sink:
         return SqliteSink(EDGE, self.path, busy_timeout=0.1)
@@ -101,6 +114,67 @@ class SqliteTarget:
         with closing(sqlite3.connect(self.path)) as connection:
             row = connection.execute("SELECT position FROM streamer_progress").fetchone()
         return LSN.parse(row[0]) if row else None
+
+
+class JsonlTarget:
+    """Files of events. They hold no rows: those are what a consumer makes of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def sink(self) -> Sink:
+        return JsonlSink(EDGE, FileOutput(EDGE.target, self.path, limit=1 << 16), ProgressFile(EDGE, self._progress))
+
+    @property
+    def _progress(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.progress")
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        """Do nothing: there are no tables."""
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        rows = Tables(events(self.path)).rows(definition.table.schema, definition.table.name)
+        return _sorted([tuple(row.get(name) for name in _names(definition)) for row in rows])
+
+    def position(self) -> LSN | None:
+        record = read(EDGE.target, self._progress)
+        return record.position if record else None
+
+
+class MysqlTarget:
+    """With `local_infile` off, rows go in INSERTs instead of files."""
+
+    def __init__(self, database: MysqlDatabase, *, local_infile: bool = True) -> None:
+        self.database = database
+        self._names = Names(database.name)
+        database.execute(f"SET GLOBAL local_infile = {int(local_infile)}")
+        for statement in statements.load("mysql/install.sql").split(";\n"):
+            if statement.strip():
+                database.execute(statement)
+
+    def sink(self) -> Sink:
+        return MysqlSink(EDGE, MysqlAddress.parse(self.database.url))
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        ((version,),) = self.database.query("SELECT version()")
+        for statement in create_table(definition, Engine.of(version), self._names):
+            self.database.execute(statement)
+        table = self._names.sql(definition.table)
+        for name in unique:
+            length = "" if definition.columns[_names(definition).index(name)].type_oid in (20, 23) else "(500)"
+            self.database.execute(f"CREATE UNIQUE INDEX {quote_mysql('by ' + name)} ON {table} ({name}{length})")
+        for column in (c for c in definition.columns if c.generated):
+            self.database.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type_name} AS ({column.default})")
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        names = ", ".join(map(quote_mysql, _names(definition)))
+        rows = self.database.query(f"SELECT {names} FROM {self._names.sql(definition.table)}")
+        oids = [c.type_oid for c in definition.columns]
+        return _sorted([tuple(map(_as_postgres, row, oids)) for row in rows])
+
+    def position(self) -> LSN | None:
+        rows = self.database.query("SELECT position FROM streamer_progress")
+        return LSN.parse(rows[0][0]) if rows else None
 
 
 class PostgresTarget:
@@ -141,6 +215,44 @@ class PostgresTarget:
         return LSN.parse(rows[0][0]) if rows else None
 
 
+class ShapedTarget:
+    """Another target behind a sink that gives every table the shape that it has, with a condition that every row fulfils."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def sink(self) -> Sink:
+        return ShapedSink(self._target.sink(), Shapes(_SameShapes(), {}, dict, _Yes()))
+
+    def create(self, definition: TableDefinition, *unique: str) -> None:
+        self._target.create(definition, *unique)
+
+    def rows(self, definition: TableDefinition) -> Rows:
+        return self._target.rows(definition)
+
+    def position(self) -> LSN | None:
+        return self._target.position()
+
+
+class _SameShapes(dict[TableName, Shape]):
+    def get(self, table: TableName, default: object = None) -> Shape:
+        return Shape(table, table, None, {}, "true", "")
+
+    def __contains__(self, table: object) -> bool:
+        return False  # none is called otherwise
+
+
+class _Yes:
+    def answer(self, questions: Sequence[Question]) -> Sequence[Sequence[bool]]:
+        return [[True] * len(question.rows) for question in questions]
+
+    def cancel(self) -> None:
+        """Nothing takes long here."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def _names(definition: TableDefinition) -> tuple[str, ...]:
     return tuple(c.name for c in definition.columns)
 
@@ -171,9 +283,18 @@ def _as_postgres(value: object, oid: int) -> str | None:
 TARGETS: dict[str, Callable[[pytest.FixtureRequest, Path], Target]] = {
     "memory": lambda request, directory: MemoryTarget(),
     "sqlite": lambda request, directory: SqliteTarget(directory / "target.sqlite"),
+    "shaped": lambda request, directory: ShapedTarget(SqliteTarget(directory / "target.sqlite")),
+    "jsonl": lambda request, directory: JsonlTarget(directory / "target.jsonl"),
+    "mariadb": lambda request, directory: MysqlTarget(request.getfixturevalue("mariadb")),
+    "mariadb-inserts": lambda request, directory: MysqlTarget(request.getfixturevalue("mariadb"), local_infile=False),
     "postgres15": lambda request, directory: PostgresTarget(request.getfixturevalue("target15")),
     "postgres18": lambda request, directory: PostgresTarget(request.getfixturevalue("target18")),
 }
+
+holds_infinity = pytest.mark.parametrize("target", [name for name in TARGETS if not name.startswith("mariadb")], indirect=True)
+"""For tests of floats that are no numbers, which MySQL's floats cannot be."""
+keeps_rows = pytest.mark.parametrize("target", [name for name in TARGETS if name != "jsonl"], indirect=True)
+"""For tests of what only a target with tables can do: refuse a row, miss one, tell what is there. Files of events just grow."""
 
 
 @contextmanager

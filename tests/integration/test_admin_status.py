@@ -35,7 +35,7 @@ def set_up(config: Config) -> None:
 def running(config: Config) -> Iterator[Daemon]:
     daemon = Daemon(config)
     thread = threading.Thread(target=daemon.run)
-    with http.serving(config.http.address, daemon.report):
+    with http.serving(config.http.address, daemon):
         thread.start()
         try:
             yield daemon
@@ -153,6 +153,10 @@ def test_status_as_json_holds_every_field(capsys: pytest.CaptureFixture[str]) ->
                 "copied": 2,
                 "error": None,
                 "remedy": None,
+                "schedule": "continuous",
+                "run": None,
+                "next_run": None,
+                "replaced": None,
             }
         ]
     }

@@ -23,7 +23,7 @@ from streamer.model import (
 from streamer.ports import Sink, Start, Written
 from streamer.sinks.copytext import format_rows
 from tests.changes import ITEMS, PLAIN, copy_of, delete, group, insert, relation, table, update, write
-from tests.integration.targets import BEGIN, SLOT, Target, opened, progress_of, written
+from tests.integration.targets import BEGIN, SLOT, Target, keeps_rows, opened, progress_of, written
 from tests.waiting import wait_for
 
 # -- progress ---------------------------------------------------------------------------------------------------------
@@ -53,6 +53,7 @@ def test_a_groups_rows_and_progress_become_visible_together(target: Target) -> N
         assert (target.rows(ITEMS), target.position()) == ([("1", "a", None), ("2", "b", None)], LSN(200))
 
 
+@keeps_rows
 def test_a_failed_group_leaves_nothing(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
@@ -75,6 +76,7 @@ def test_an_incomplete_group_is_lost_on_close(target: Target) -> None:
     assert target.rows(ITEMS) == [("1", "a", None)]
 
 
+@keeps_rows
 def test_a_failure_late_in_a_transaction_of_several_groups_takes_all_of_it_back(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
@@ -85,6 +87,7 @@ def test_a_failure_late_in_a_transaction_of_several_groups_takes_all_of_it_back(
     assert (target.rows(ITEMS), target.position()) == ([], BEGIN)
 
 
+@keeps_rows
 def test_a_group_that_is_replayed_does_not_take_back_the_groups_before_it(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
@@ -143,6 +146,7 @@ def test_a_sink_that_was_closed_leaves_the_edge_to_the_next(target: Target) -> N
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
+@keeps_rows
 def test_a_duplicate_insert_is_an_error_that_names_table_and_key(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
@@ -152,6 +156,7 @@ def test_a_duplicate_insert_is_an_error_that_names_table_and_key(target: Target)
             write(sink, group(insert(items, "42", "b", None), insert(items, "41", "c", None), to=300))
 
 
+@keeps_rows
 def test_a_row_inserted_twice_in_one_group_is_an_error(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
@@ -184,6 +189,7 @@ def test_a_replay_keeps_what_earlier_groups_of_the_transaction_did(target: Targe
     assert target.rows(named) == [("1", "b"), ("2", "a"), ("3", "c")]
 
 
+@keeps_rows
 def test_a_missing_column_is_an_error_that_names_it(target: Target) -> None:
     target.create(ITEMS)
     wider = relation(table(id="integer", name="text", price="numeric", colour="text"))
@@ -191,6 +197,7 @@ def test_a_missing_column_is_an_error_that_names_it(target: Target) -> None:
         write(sink, group(insert(wider, "1", "a", None, "red")))
 
 
+@keeps_rows
 def test_a_missing_table_is_an_error_that_names_it(target: Target) -> None:
     with opened(target) as sink:
         assert not sink.has(ITEMS.table)
@@ -213,6 +220,7 @@ def test_columns_that_only_the_target_has_are_left_alone(target: Target) -> None
     assert rows == [("2", "b", None), ("3", "c", "5")]
 
 
+@keeps_rows
 def test_a_generated_column_of_the_target_is_never_written(target: Target) -> None:
     columns = [ColumnDefinition(name, "integer", 23, name == "id", None, "", False) for name in ("id", "a")]
     columns.append(ColumnDefinition("g", "integer", 23, False, "a * 2", "", True))
@@ -236,6 +244,7 @@ def test_a_generated_column_of_the_target_is_never_written(target: Target) -> No
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
+@keeps_rows
 def test_a_load_replaces_the_rows_and_is_recorded(target: Target) -> None:
     target.create(ITEMS)
     blocks = [format_rows([(str(i), "a\tb", None) for i in part]) for part in (range(1000), range(1000, 1500))]
@@ -307,6 +316,7 @@ def test_a_load_whose_source_fails_leaves_the_table_as_before(target: Target) ->
     _fails_to_load(target, blocks(), ConnectionAbortedError)
 
 
+@keeps_rows
 def test_a_load_that_the_target_refuses_leaves_the_table_as_before(target: Target) -> None:
     target.create(ITEMS)
     rows = [("1", "new", None), ("2", "new", None), ("2", "twice", None)]
@@ -323,6 +333,7 @@ def _fails_to_load(target: Target, blocks: Iterator[bytes], error: type[Exceptio
     assert progress.copied == {}
 
 
+@keeps_rows
 def test_a_load_after_a_broken_one_is_whole(target: Target) -> None:
     target.create(ITEMS)
     with opened(target) as sink:

@@ -15,7 +15,7 @@ from streamer.model import (
 )
 from streamer.ports import Written
 from tests.changes import ITEMS, PLAIN, delete, group, insert, relation, table, truncate, update, write
-from tests.integration.targets import Target, opened, written
+from tests.integration.targets import Target, keeps_rows, opened, written
 
 # -- changes ----------------------------------------------------------------------------------------------------------
 
@@ -95,6 +95,7 @@ def test_several_changes_of_one_row_are_folded(target: Target) -> None:
     assert rows == [("1", "c", "3"), ("2", "again", None)]
 
 
+@keeps_rows
 def test_updates_and_deletes_of_missing_rows_are_counted_and_pass(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS)
@@ -205,6 +206,7 @@ def _random_change(dice: random.Random, items: Relation, state: dict[str, Row]) 
 # -- replica identity -------------------------------------------------------------------------------------------------
 
 
+@keeps_rows
 def test_of_two_equal_rows_without_a_key_exactly_one_is_changed(target: Target) -> None:
     target.create(PLAIN)
     plain = relation(PLAIN, Identity.FULL)
@@ -218,6 +220,7 @@ def test_of_two_equal_rows_without_a_key_exactly_one_is_changed(target: Target) 
     assert done == Written(deleted=1, updated=1, missing=1)
 
 
+@keeps_rows
 def test_identity_full_uses_the_targets_key(target: Target) -> None:
     target.create(ITEMS)
     items = relation(ITEMS, Identity.FULL)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from streamer.admin.setup import setup
-from streamer.config import Config, Node, Sync
+from streamer.config import Config, Sync
 from streamer.daemon import Daemon
+from streamer.node_config import Node
 from tests.conftest import Pair
 from tests.servers import Database
 

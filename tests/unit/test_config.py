@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from streamer.config import Config, Node, Sync, load, redact
+from streamer.config import Config, Sync, load
 from streamer.errors import ConfigError
 from streamer.model import TableName
+from streamer.node_config import Node, redact
 
 NODES = """
 [nodes.a]
@@ -122,6 +121,8 @@ def test_a_file_that_is_not_toml(write: Callable[[str], Path], text: str, proble
     assert problem in message
 
 
+RUN = 'syncs.shop.run: must be "continuous", "manual" or "every NUMBER UNIT" with a unit of s, m, h or d, like "every 10m"'
+INTERVAL = "syncs.shop.run: the time between two runs must be at least 1s and at most 366d"
 NAMES = "names are lower-case letters, digits and _, start with a letter and have 25 characters at most"
 LISTEN = "http.listen: must be 127.0.0.1:PORT, localhost:PORT or [::1]:PORT; nothing protects what it serves"
 POSTGRES_URL = (
@@ -169,7 +170,10 @@ PROBLEMS = {
         "nodes.b.capture: must be 'auto', 'wal2json' or 'pgoutput'",
     ),
     "unknown copy": (NODES + SYNC + 'copy = "yes"', "syncs.shop.copy: must be 'never', 'if-empty' or 'always'"),
-    "unknown run": (NODES + SYNC + 'run = "manual"', "syncs.shop.run: must be 'continuous'"),
+    "unknown run": (NODES + SYNC + 'run = "sometimes"', RUN),
+    "run without a unit": (NODES + SYNC + 'run = "every 10"', RUN),
+    "run without rest": (NODES + SYNC + 'run = "every 0s"', INTERVAL),
+    "run once in a lifetime": (NODES + SYNC + 'run = "every 999999999d"', INTERVAL),
     "empty pattern": (NODES + SYNC.replace("public.*", ""), "syncs.shop.tables: a pattern is empty; write for example public.*"),
     "no tables": (NODES + SYNC.replace('"public.*"', ""), "syncs.shop.tables: is empty; name at least one"),
     "no sources": (NODES + SYNC.replace('["a"]', "[]"), "syncs.shop.sources: is empty; name at least one"),
@@ -197,12 +201,12 @@ PROBLEMS = {
     ),
     # urls
     "mysql": (
-        with_url("mysql://db1/shop"),
-        'nodes.a.url: "mysql" is not a kind of url that streamer knows; it knows postgresql, sqlite',
+        with_url("oracle://db1/shop"),
+        'nodes.a.url: "oracle" is not a kind of url that streamer knows; it knows postgresql, mysql, sqlite, jsonl',
     ),
     "conninfo": (
         with_url("host=db1 password=secret"),
-        "nodes.a.url: is not a url; it begins with postgresql:// or sqlite:///",
+        "nodes.a.url: is not a url; it begins with postgresql://, mysql://, sqlite:/// or jsonl:///, or is jsonl:-",
     ),
     "sqlite without a path": (
         with_url("sqlite://shop.sqlite"),
@@ -313,40 +317,25 @@ def test_selection(tables: list[str], exclude: list[str], table: str, selected: 
     assert sync.selects(TableName(schema, name)) is selected
 
 
-@pytest.mark.parametrize(
-    ("url", "path"),
-    [
-        ("sqlite:///shop.sqlite", "shop.sqlite"),
-        ("sqlite:////var/lib/shop.sqlite", "/var/lib/shop.sqlite"),
-        ("sqlite:///what?#1.sqlite", "what?#1.sqlite"),
-    ],
-)
-def test_sqlite_paths(url: str, path: str) -> None:
-    assert Node(url=url).path == Path(path)
-
-
-@pytest.mark.parametrize(
-    ("url", "redacted"),
-    [
-        ("postgresql://u:secret@db1:5433/shop?sslmode=require", "postgresql://u@db1:5433/shop"),
-        ("postgres://u:se?cr#et@db1/shop", "postgresql://u@db1/shop"),
-        ("postgresql://:secret@db1/shop", "postgresql://db1/shop"),
-        ("postgresql://db1/shop?user=u&password=secret", "postgresql://db1/shop"),
-        ("postgresql://u:s%40ecret@[::1]:5,db2/shop", "postgresql://u@[::1]:5,db2/shop"),
-        ("postgresql:///shop?host=/run/postgresql", "postgresql:///shop"),
-        ("postgresql://u:se/cret@db1/shop", "postgresql://"),
-        ("sqlite:////var/lib/shop.sqlite", "sqlite:////var/lib/shop.sqlite"),
-    ],
-)
-def test_redacted_urls(url: str, redacted: str) -> None:
-    assert redact(url) == redacted
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=1))
-def test_no_password_is_left_in_a_redacted_url(password: str) -> None:
-    assert f"<{password}>" not in redact(f"postgresql://u:<{password}>@h/shop")
-
-
 def test_the_environment_of_the_process_is_the_default(write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "SHOP_PASSWORD", "correct-horse")
     assert "correct-horse" in load(write(with_url("postgresql://u:${SHOP_PASSWORD}@db1/shop"))).nodes["a"].url
+
+
+@pytest.mark.parametrize(
+    ("run", "interval"),
+    [
+        ("continuous", None),
+        ("manual", None),
+        ("every 1s", 1),
+        ("every 90 s", 90),
+        ("every 10m", 600),
+        ("every 2h", 7200),
+        ("every 1d", 86400),
+    ],
+)
+def test_a_sync_runs_all_the_time_or_when_kicked_or_by_the_clock(
+    write: Callable[[str], Path], run: str, interval: int | None
+) -> None:
+    sync = load(write(NODES + SYNC + f'run = "{run}"'), {}).syncs["shop"]
+    assert (sync.interval, sync.continuous) == (interval, run == "continuous")

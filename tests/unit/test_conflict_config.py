@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from streamer.config import Config, Node, Sync, load
+from streamer.config import Config, Sync, load
 from streamer.conflict_config import TableRules, TableSettings
 from streamer.errors import ConfigError
 from streamer.model import TableName
+from streamer.node_config import Node
 
 NODES = """
 [nodes.a]
@@ -150,7 +151,10 @@ PROBLEMS = {
             "max_clock_skew": "5.0",
         }.items()
     },
-    "rules of a table with one source": (ONE_WAY + TABLE + 'delta = ["x"]', f"syncs.shop.table: {ONE_SOURCE}"),
+    "rules of a table with one source": (
+        ONE_WAY + TABLE + 'delta = ["x"]',
+        f'syncs.shop.table."public.accounts".delta: {ONE_SOURCE}',
+    ),
     # tables
     "table that the sync does not select": (
         MESH + '[syncs.shop.table."audit.log"]',
@@ -177,8 +181,8 @@ PROBLEMS = {
         'syncs.shop.table.accounts: is table "public.accounts" a second time; put all of its keys into one',
     ),
     "table without quotes": (
-        MESH + "[syncs.shop.table.public.accounts]\ndelta = []",
-        'unknown key "syncs.shop.table.public.accounts"; known: conflict, delta, max, min',
+        MESH + "[syncs.shop.table.public.users]\ndelta = []",
+        f'unknown key "syncs.shop.table.public.users"; known: {", ".join(TableSettings.model_fields)}',
     ),
     "tables that are no table": (MESH + "table = 3", "syncs.shop.table: must hold tables, like [syncs.shop.table.NAME]"),
     "table that is no table": (
@@ -190,13 +194,10 @@ PROBLEMS = {
         MESH + TABLE + 'delt = ["x"]',
         'unknown key "syncs.shop.table."public.accounts".delt"; did you mean "delta"?',
     ),
-    **{
-        f"{key} of a table": (
-            MESH + TABLE + f'{key} = "x"',
-            f'unknown key "syncs.shop.table."public.accounts".{key}"; known: conflict, delta, max, min',
-        )
-        for key in ("rename", "where", "key", "columns")
-    },
+    "key of a table": (
+        MESH + TABLE + 'key = "x"',
+        f'unknown key "syncs.shop.table."public.accounts".key"; known: {", ".join(TableSettings.model_fields)}',
+    ),
     "column that is no list": (
         MESH + TABLE + 'delta = "balance"',
         'syncs.shop.table."public.accounts".delta: must be a list, like ["a", "b"]',

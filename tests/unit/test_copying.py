@@ -91,7 +91,7 @@ def failing(source: MemorySource, name: TableName) -> Iterator[None]:
 
     class Snapshot(MemorySnapshot):
         @contextmanager
-        def rows(self, table: TableName, columns: Sequence[str]) -> Iterator[Iterator[bytes]]:
+        def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> Iterator[Iterator[bytes]]:
             if table == name:
                 raise ConnectError("gone")
             with super().rows(table, columns) as blocks:

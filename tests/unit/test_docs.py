@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from streamer import config, conflict_config, metrics, topology
+from streamer import config, conflict_config, metrics, node_config, topology
 from streamer.admin.init import TEMPLATE
 from streamer.cli import app
 from streamer.report import Counters, EdgeReport, Problem, State, StreamReport
@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 COMMANDS: Final[dict[str, Any]] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 MODELS: Final[dict[str, type[BaseModel]]] = {
-    "[nodes.NAME]": config.Node,
+    "[nodes.NAME]": node_config.Node,
     "[syncs.NAME]": config.Sync,
     '[syncs.NAME.table."TABLE"]': conflict_config.TableSettings,
     "[http]": config.Http,
@@ -84,7 +84,8 @@ def test_every_metric_is_described_and_none_else() -> None:
     edge = EdgeReport(
         "shop", "a", "b", State.STREAMING, "0/1", 0, 0.0, 0.0, 0.0, 0, Counters(), Problem("x", "", datetime.now(UTC))
     )
-    served = metrics.exposition(lambda: [StreamReport("shop", "a", State.STREAMING, "0/1", None, [edge])]).decode()
+    stream = StreamReport("shop", "a", State.STREAMING, "0/1", None, [edge], schedule="manual")
+    served = metrics.exposition(lambda: [stream]).decode()
     names = set(re.findall(r"^(\w+)\{", served, re.MULTILINE))
     described = section(text("docs/configuration.md"), "## Metrics")
     assert set(re.findall(r"^\| `(\w+)`", described, re.MULTILINE)) == names

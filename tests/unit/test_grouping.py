@@ -41,6 +41,7 @@ def test_an_unfinished_transaction_leaves_its_group_incomplete_just_past_the_com
     assert (group.complete, group.position, group.transactions) == (False, LSN(21), 1)
     (rest,) = groups([piece(20, "3", transaction=begun.transaction)])
     assert (rest.complete, rest.position) == (True, LSN(25))
+    assert group.commit == rest.commit == LSN(20)
 
 
 def test_an_idle_group_only_moves_progress() -> None:

@@ -20,9 +20,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamer.config import Config, Node, Sync
+from streamer.config import Config, Sync
 from streamer.errors import ConfigError
 from streamer.model import TableName
+from streamer.node_config import Node
 from streamer.topology import check, overlap
 
 FILES = "xyz"
