@@ -327,7 +327,7 @@ def test_a_reader_that_stays_lets_the_wal_grow_and_everybody_goes_on(
             write(sink, group(str(row), 200 + row))
         assert (wal_size(path) > small_wal, rows(path)) == (True, list(range(100)))
         assert reader.execute("SELECT count(*) FROM items").fetchone() == (0,)
-        assert capsys.readouterr().out.count("wal_held_back") == 1
+        assert "".join(capsys.readouterr()).count("wal_held_back") == 1  # where the log goes, other tests decide
         reader.execute("COMMIT")
         write(sink, group("100", 300))
         assert wal_size(path) == 0
