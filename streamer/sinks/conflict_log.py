@@ -61,7 +61,7 @@ class ConflictLog:
             return
         self._purge_at = time.monotonic() + PURGE_SECONDS
         for table, column, days in _OLD:
-            statement = f"DELETE FROM streamer.{table} WHERE {column} < now() - make_interval(days => %s)"
+            statement = f"DELETE FROM streamer.{table} WHERE {column} < now() - make_interval(days := %s)"
             connection.execute(statement.encode(), [self._days[days]])
 
     def _values(self, conflict: Conflict, origin: Origin) -> list[Any]:
