@@ -13,9 +13,7 @@ from psycopg import sql
 
 from streamer.errors import SchemaError
 from streamer.model import Creation, TableName
-from streamer.session import Connection, version
-
-MULTIRANGES: Final = 140000
+from streamer.session import Connection
 
 
 def quote(name: str) -> str:
@@ -28,7 +26,6 @@ class TypeDefinitions:
 
     def __init__(self, connection: Connection) -> None:
         self._execute = connection.execute
-        self._has_multiranges = version(connection) >= MULTIRANGES
         self._seen: set[int] = set()
         self.creations: list[Creation] = []
         self.schemas: set[str] = set()

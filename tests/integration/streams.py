@@ -8,13 +8,15 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from streamer.admin.setup import setup
 from streamer.config import Config
 from streamer.daemon import Daemon
 from streamer.report import EdgeReport, State
+from tests.conftest import Databases
+from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for
 
 
@@ -85,3 +87,14 @@ def running(config: Config, *, source: str | None = None, wait: bool = True, set
         finally:
             daemon.stop()
             thread.join()
+
+
+def four_nodes(databases: Databases, pg15: PostgresServer, pg18: PostgresServer, tables: Sequence[str]) -> dict[str, Database]:
+    """Four databases with the same empty tables."""
+    servers = {"a": pg15, "b": pg18, "c": pg15, "d": pg18}
+    made = {name: databases.create(server, f"join_{name}") for name, server in servers.items()}
+    for database in made.values():
+        for table in tables:
+            database.execute(f"CREATE TABLE {table} (id integer PRIMARY KEY, writer text, n integer NOT NULL)")
+            database.execute(f"ALTER TABLE {table} REPLICA IDENTITY FULL")
+    return made

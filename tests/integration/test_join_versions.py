@@ -23,7 +23,7 @@ from streamer.sinks.postgres_copy import TableLoader
 from streamer.sinks.postgres_session import TargetSession
 from tests.configs import checked
 from tests.conftest import Databases
-from tests.integration.streams import running
+from tests.integration.streams import four_nodes, running
 from tests.servers import Database, PostgresServer, Row
 from tests.waiting import wait_for, wait_for_equal
 
@@ -35,13 +35,7 @@ HOT = 200
 
 @pytest.fixture
 def nodes(databases: Databases, pg15: PostgresServer, pg18: PostgresServer) -> dict[str, Database]:
-    servers = {"a": pg15, "b": pg18, "c": pg15, "d": pg18}
-    made = {name: databases.create(server, f"joined_{name}") for name, server in servers.items()}
-    for database in made.values():
-        for table in TABLES:
-            database.execute(f"CREATE TABLE {table} (id integer PRIMARY KEY, writer text, n integer NOT NULL)")
-            database.execute(f"ALTER TABLE {table} REPLICA IDENTITY FULL")
-    return made
+    return four_nodes(databases, pg15, pg18, TABLES)
 
 
 def configured(nodes: Mapping[str, Database], sources: str, targets: str = "") -> Config:
