@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from streamer import __version__, topology
-from streamer import config as config_module
-from streamer.config import DEFAULT_PATH, Config
+from streamer import FORM, __version__
+from streamer.cli_bucardo import import_bucardo
+from streamer.cli_cutover import cutover
+from streamer.cli_options import AsJson, ConfigFile, Limit, Since, SyncName, Yes, asking, load, print_errors, report, say
+from streamer.cli_quarantine import quarantine
+from streamer.cli_snapshot import snapshot
+from streamer.cli_verify import verify
+from streamer.config import DEFAULT_PATH
 from streamer.errors import StreamerError
 
 app = typer.Typer(
@@ -30,10 +36,17 @@ conflicts = typer.Typer(
     help="Show conflicts between sources, and what became of them.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(conflicts, name="conflicts")
+app.add_typer(quarantine, name="quarantine")
+slots = typer.Typer(help="Look at slots and change them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(slots, name="slots")
 
-ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The config file.")]
-SyncName = Annotated[str | None, typer.Option("--sync", metavar="NAME", help="Only this sync.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+triggers = typer.Typer(
+    help="Make and remove the triggers that capture changes, and delete what is read.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(triggers, name="triggers")
+
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Which node.")]
+SlotName = Annotated[str, typer.Argument(metavar="SLOT", help="Which of its slots.")]
 
 
 def main() -> NoReturn:
@@ -48,19 +61,9 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _load(path: Path) -> Config:
-    config = config_module.load(path)
-    topology.check(config)
-    return config
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"streamer {__version__}")
+        print(f"streamer {__version__} ({FORM})")
         raise typer.Exit
 
 
@@ -79,7 +82,7 @@ def init(
     """Write a commented config."""
     from streamer.admin.init import write_config
 
-    write_config(file, force=force, say=_say)
+    write_config(file, force=force, say=say)
 
 
 @app.command()
@@ -88,7 +91,7 @@ def check(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
     from streamer.admin.check import check as look
     from streamer.admin.findings import failed, print_findings
 
-    findings = look(_load(config))
+    findings = look(load(config))
     print_findings(findings, as_json=as_json)
     raise typer.Exit(1 if failed(findings) else 0)
 
@@ -98,9 +101,9 @@ def tables(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None, as_json: As
     """List each table, its key, and what will happen to it on each target."""
     from streamer.admin import tables as verb
 
-    found, problems = verb.tables(_load(config), sync)
+    found, problems = verb.tables(load(config), sync)
     verb.print_tables(found, as_json=as_json)
-    _report(problems)
+    report(problems)
 
 
 @app.command()
@@ -112,7 +115,7 @@ def setup(
     """Make everything that the syncs need on their nodes. Can be repeated."""
     from streamer.admin.setup import setup as set_up
 
-    set_up(_load(config), sync, _say, fix=fix)
+    set_up(load(config), sync, say, fix=fix)
 
 
 @app.command()
@@ -125,8 +128,12 @@ def ddl(
     """Print the statements that setup would make a target's missing tables with."""
     from streamer.admin.ddl import statements
 
-    for statement in statements(_load(config), sync, target, existing=existing):
-        print(f"{statement};\n")
+    found = statements(load(config), sync, target, existing=existing)
+    for heading, part in (("before the rows", found.before), ("after the rows", found.after)):
+        if part:
+            print(f"-- {heading}\n")
+        for statement in part:
+            print(f"{statement};\n")
 
 
 @app.command()
@@ -139,17 +146,25 @@ def run(
     """Replicate until stopped (SIGTERM, Ctrl-C)."""
     from streamer.admin.run import run as stream
 
-    _report(stream(_load(config), sync=sync, source=source, once=once))
+    report(stream(load(config), sync=sync, source=source, once=once, load=partial(load, config)))
 
 
 @app.command()
-def status(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
-    """Show how every edge stands. Exit code 0: all streaming; 2: an edge has failed for good; 1: anything else."""
-    from streamer.admin import status as verb
+def status(
+    config: ConfigFile = DEFAULT_PATH,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Show how every edge stands. Exit code 0: all is as it should be; 1: a warning; 2: something is critical."""
+    from streamer.admin import status_table
+    from streamer.admin.status import status as look
 
-    lines = verb.status(_load(config))
-    verb.print_status(lines, as_json=as_json)
-    raise typer.Exit(verb.exit_code(lines))
+    loaded = load(config)
+    if watch:
+        status_table.watch(partial(look, loaded), as_json=as_json)
+    found = look(loaded)
+    status_table.print_status(found, as_json=as_json)
+    raise typer.Exit(found.severity)
 
 
 @app.command()
@@ -164,11 +179,25 @@ def kick(
     from streamer.admin import kick as verb
 
     try:
-        code, problems = verb.kick(_load(config), sync, wait, _say)
+        code, problems = verb.kick(load(config), sync, wait, say)
     except StreamerError as error:
         code, problems = verb.FAILED, [error]
-    _print_errors(problems)
+    print_errors(problems)
     raise typer.Exit(code)
+
+
+@app.command()
+def copy(
+    sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")],
+    table: Annotated[str, typer.Option("--table", metavar="TABLE", help="Which of its tables.")],
+    config: ConfigFile = DEFAULT_PATH,
+    yes: Yes = False,
+) -> None:
+    """Copy a table once more while the sync runs; its rows on the targets are replaced."""
+    from streamer.admin.copy import copy as again
+
+    if asking("Copy it again?", yes)([f'the rows of table "{table}" on the targets of sync "{sync}" go']):
+        again(load(config), sync, table, say)
 
 
 @app.command()
@@ -176,7 +205,7 @@ def pause(sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync."
     """Let a sync stop reading until it is resumed, or streamer run is started anew."""
     from streamer.admin import kick as verb
 
-    verb.pause(_load(config), sync, _say)
+    verb.pause(load(config), sync, say)
 
 
 @app.command()
@@ -184,7 +213,72 @@ def resume(sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.
     """Let a paused sync go on."""
     from streamer.admin import kick as verb
 
-    verb.resume(_load(config), sync, _say)
+    verb.resume(load(config), sync, say)
+
+
+@slots.command("list")
+def list_slots(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
+    """List every logical slot on every node, ours and others'."""
+    from streamer.admin import slots as verb
+
+    found = verb.find(load(config))
+    verb.print_slots(found, as_json=as_json)
+    report(found.problems)
+
+
+@slots.command("create")
+def create_slots(
+    sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")],
+    config: ConfigFile = DEFAULT_PATH,
+    source: Annotated[str | None, typer.Option("--source", metavar="NODE", help="Only on this source.")] = None,
+    failover: Annotated[bool, typer.Option("--failover", help="As failover slots (PostgreSQL 17 and later).")] = False,
+) -> None:
+    """Make the slots of a sync that are missing, with their publications."""
+    from streamer.admin.slots_create import create
+
+    create(load(config), sync, source, say, failover=failover)
+
+
+@slots.command("drop")
+def drop_slot(
+    node: NodeName,
+    slot: SlotName,
+    config: ConfigFile = DEFAULT_PATH,
+    force: Annotated[bool, typer.Option("--force", help="End whoever reads it.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Drop a slot; one that is being read is refused."""
+    from streamer.admin.slots import drop
+
+    drop(load(config), node, slot, force=force, confirm=asking("Drop it?", yes), say=say)
+
+
+@slots.command("advance")
+def advance_slot(
+    node: NodeName,
+    slot: SlotName,
+    position: Annotated[str, typer.Argument(metavar="POSITION", help="An LSN, or now.")],
+    config: ConfigFile = DEFAULT_PATH,
+    yes: Yes = False,
+) -> None:
+    """Let a slot pass over changes for good; tells which."""
+    from streamer.admin.slots_advance import advance
+
+    advance(load(config), node, slot, position, confirm=asking("Skip them?", yes), say=say)
+
+
+@slots.command("peek")
+def peek_slot(
+    node: NodeName,
+    slot: SlotName,
+    config: ConfigFile = DEFAULT_PATH,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many changes at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the next changes of a slot, from a copy of it: nothing is consumed."""
+    from streamer.admin import slots_peek as verb
+
+    verb.print_records(verb.peek(load(config), node, slot, limit), as_json=as_json)
 
 
 @conflicts.command("list")
@@ -194,17 +288,17 @@ def list_conflicts(
     node: Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only those resolved on this node.")] = None,
     table: Annotated[str | None, typer.Option("--table", metavar="NAME", help="Only those in this table.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="Only this kind, like update_missing.")] = None,
-    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only since then: 2h, 7d, or an ISO time.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    since: Since = None,
+    limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """List conflicts, the newest first."""
     from streamer.admin import conflicts as verb
 
     wanted = verb.make_filter(sync=sync, node=node, table=table, kind=kind, since=since, limit=limit)
-    found = verb.find(_load(config), wanted)
+    found = verb.find(load(config), wanted)
     verb.print_list(found, as_json=as_json)
-    _report(found.problems)
+    report(found.problems)
 
 
 @conflicts.command("show")
@@ -216,7 +310,7 @@ def show_conflict(
     """Show both rows of a conflict, where they were made, and what became of it."""
     from streamer.admin import conflicts as verb
 
-    verb.print_one(verb.get(_load(config), conflict), as_json=as_json)
+    verb.print_one(verb.get(load(config), conflict), as_json=as_json)
 
 
 @app.command()
@@ -230,13 +324,44 @@ def teardown(
     """Remove all that setup and run have made. Your tables stay."""
     from streamer.admin.teardown import teardown as tear_down
 
-    def confirm(lines: Sequence[str]) -> bool:
-        if yes:
-            return True
-        print("This will be removed:", *lines, sep="\n  ")
-        return typer.confirm("Remove it?")
+    report(tear_down(load(config), sync, node=node, force=force, confirm=partial(_confirm, yes), say=say))
 
-    _report(tear_down(_load(config), sync, node=node, force=force, confirm=confirm, say=_say))
+
+def _confirm(yes: bool, lines: Sequence[str]) -> bool:
+    """Ask whether what the lines name may be removed."""
+    if yes:
+        return True
+    print("This will be removed:", *lines, sep="\n  ")
+    return typer.confirm("Remove it?")
+
+
+@triggers.command("install")
+def install_triggers(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
+    """Make triggers, and what they need, on the sources that capture by them, as setup does. Can be repeated."""
+    from streamer.admin import triggers as verb
+
+    verb.install(load(config), sync, say)
+
+
+@triggers.command("remove")
+def remove_triggers(
+    config: ConfigFile = DEFAULT_PATH,
+    sync: SyncName = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="End whoever reads what they capture.")] = False,
+) -> None:
+    """Remove them, with the streams that need them: these must begin anew, with a copy."""
+    from streamer.admin import triggers as verb
+
+    report(verb.remove(load(config), sync, force=force, confirm=partial(_confirm, yes), say=say))
+
+
+@triggers.command("purge")
+def purge_triggers(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
+    """Delete captured changes that all targets have, and tell how many are left for which stream."""
+    from streamer.admin import triggers as verb
+
+    report(verb.purge(load(config), sync, say))
 
 
 @app.command()
@@ -250,17 +375,10 @@ def demo(
     raise typer.Exit(0 if run_demo(seconds, keep) else 1)
 
 
-def _report(problems: Sequence[StreamerError]) -> None:
-    """Print errors, one a line, and exit with code 1 if there are any."""
-    _print_errors(problems)
-    if problems:
-        raise typer.Exit(1)
-
-
-def _print_errors(problems: Sequence[StreamerError]) -> None:
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-
+app.command()(verify)
+app.command()(cutover)
+app.command()(import_bucardo)
+app.command()(snapshot)
 
 if __name__ == "__main__":
     main()

@@ -1,26 +1,37 @@
 """streamer.toml: the models, and the one function that reads them.
 
 Everything that can be told from the file alone is checked here, so that a `Config` that exists is one that makes sense;
-what needs a server is the business of `check`. `${NAME}` in a url is taken from the environment, nowhere else.
+what needs a server is the business of `check`. `${NAME}` in a url or the token is taken from the environment, nowhere else.
 """
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from streamer import conflict_config, shape_config
-from streamer.conflict_config import Fallback, KeyProblem, Policy, TableRules, TableSettings
+from streamer import config_problems, conflict_config, fullcopy_config, periods, shape_config
+from streamer.conflict_config import Fallback, KeyProblem, Policy, SettingsByTable, TableRules, TableSettings
 from streamer.errors import ConfigError
-from streamer.model import OnUnrepresentable, TableName
+from streamer.http_config import Http
+from streamer.model import OnError, OnUnrepresentable, TableName
 from streamer.node_config import SOURCE_KINDS, Node
 from streamer.shape_config import Selection, Shape, ShapeSettings, TargetSettings
 
@@ -36,36 +47,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Http(_Model):
-    """`[http]`: where the running daemon answers `status` and Prometheus."""
-
-    #: host:port; loopback only
-    listen: str = "127.0.0.1:9851"
-
-    @field_validator("listen")
-    @classmethod
-    def _loopback(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError("must be 127.0.0.1:PORT, localhost:PORT or [::1]:PORT; nothing protects what it serves")
-        return listen
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port, as sockets take them."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
-
-
-LONGEST_INTERVAL: Final = 366 * 86400
-"""Seconds: a year, so that no time overflows."""
-_EVERY: Final = re.compile(r"every ([0-9]{1,9}) ?([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(every: re.Match[str]) -> int:
-    return int(every[1]) * _UNITS[every[2]]
-
+_EVERY: Final = "every "
 
 _CONFLICT_KEYS: Final = (
     "conflict",
@@ -91,12 +73,24 @@ class Sync(_Model):
     exclude: tuple[str, ...] = ()
     #: whether rows that exist already are copied first
     copy_rows: Literal["never", "if-empty", "always"] = Field(default="if-empty", alias="copy")
-    #: tables copied at once
+    #: tables, and ranges of large ones, copied at once
     copy_jobs: int = Field(default=2, ge=1, le=64, strict=True)
+    #: rows of a range, each of which is committed by itself
+    copy_range_rows: int = Field(default=500_000, ge=1, strict=True)
     #: all the time, only when kicked ("manual"), or also by itself ("every 10m")
     run: str = "continuous"
+    #: how often tables with fullcopy are copied while the sync runs all the time
+    fullcopy_every: Annotated[str, AfterValidator(fullcopy_config.read_period)] = "1h"
+    #: whether the sequences of PostgreSQL targets are kept at or ahead of the source's
+    sequences: StrictBool = False
     #: what is written where the column of a target that is not PostgreSQL cannot hold a value
     on_unrepresentable: OnUnrepresentable = "error"
+    #: what happens to a row that a target refuses: the edge stops, or goes on and the target holds the row in quarantine
+    on_error: OnError = "stop"
+    #: whether rows are compared only by the command, or all the time by the daemon
+    verify: Literal["manual", "continuous"] = "manual"
+    #: rows a second that are compared all the time
+    verify_rate: int = Field(default=5000, ge=1, le=10_000_000, strict=True)
     #: who wins a conflict between sources
     conflict: Policy = "latest"
     #: seconds that a python: function may take
@@ -110,7 +104,7 @@ class Sync(_Model):
     #: seconds by which the clock of another source may be ahead
     max_clock_skew: float = Field(default=5.0, gt=0, allow_inf_nan=False, strict=True)
     #: what holds for single tables, by schema.table
-    table: dict[str, TableSettings] = {}
+    table: SettingsByTable = {}
     #: what holds for single targets, by node
     target: dict[Name, TargetSettings] = {}
 
@@ -124,11 +118,11 @@ class Sync(_Model):
     @field_validator("run")
     @classmethod
     def _known_run(cls, run: str) -> str:
-        every = _EVERY.fullmatch(run)
-        if run not in ("continuous", "manual") and not every:
+        every = periods.seconds(run.removeprefix(_EVERY)) if run.startswith(_EVERY) else None
+        if run not in ("continuous", "manual") and every is None:
             raise ValueError('must be "continuous", "manual" or "every NUMBER UNIT" with a unit of s, m, h or d, like "every 10m"')
-        if every and not 1 <= _seconds(every) <= LONGEST_INTERVAL:
-            raise ValueError(f"the time between two runs must be at least 1s and at most {LONGEST_INTERVAL // 86400}d")
+        if every is not None and not periods.is_sensible(every):
+            raise ValueError(f"the time between two runs must be at least 1s and at most {periods.LONGEST // 86400}d")
         return run
 
     @model_validator(mode="after")
@@ -138,6 +132,8 @@ class Sync(_Model):
             raise ValueError(f'node "{min(twice)}" is named twice; a source is a target of the other sources already')
         if len(nodes) < 2:
             raise ValueError("there is nothing to replicate to: add a target or a second source")
+        if self.verify == "continuous" and not self.continuous:
+            raise KeyProblem(["verify"], 'must be "manual" unless run = "continuous": a sync at rest does not get on')
         return self
 
     @field_validator("table")
@@ -162,6 +158,8 @@ class Sync(_Model):
         selection = Selection(self.tables, self.selects, self.targets, several_sources=self.multi_master)
         for key, message in shape_config.problems(self.table, targets, selection):
             raise KeyProblem(key, message)
+        for key, message in fullcopy_config.problems(self.table, several_sources=self.multi_master):
+            raise KeyProblem(key, message)
         return self
 
     @model_validator(mode="after")
@@ -171,6 +169,8 @@ class Sync(_Model):
             for path in (*given, *conflict_config.given(self.table)):
                 raise KeyProblem(path, conflict_config.ONE_SOURCE)
             return self
+        for path in conflict_config.quarantining(self.on_error, self.table):
+            raise KeyProblem(path, conflict_config.NO_QUARANTINE)
         if self.copy_rows == "always":
             raise KeyProblem(
                 ["copy"], 'must be "if-empty" or "never" with several sources: "always" replaces rows that others made'
@@ -191,8 +191,7 @@ class Sync(_Model):
     @property
     def interval(self) -> int | None:
         """Seconds from the beginning of a run to that of the next; None if none begins by itself."""
-        every = _EVERY.fullmatch(self.run)
-        return _seconds(every) if every else None
+        return periods.seconds(self.run.removeprefix(_EVERY))
 
     def rules_for(self, table: TableName) -> TableRules:
         """How conflicts in this table are resolved."""
@@ -203,18 +202,38 @@ class Sync(_Model):
         settings = self.table.get(str(table))
         return (settings and settings.on_unrepresentable) or self.on_unrepresentable
 
+    def quarantines(self, table: TableName) -> bool:
+        """Whether a row of this table that a target refuses is held in quarantine."""
+        settings = self.table.get(str(table))
+        return ((settings and settings.on_error) or self.on_error) == "quarantine"
+
     def shapes_for(self, target: str) -> dict[TableName, Shape]:
         """What tables become on a target, those that do not stay as they are."""
-        return shape_config.shapes_of(self.table, self.target[target].table if target in self.target else {})
+        shapes = shape_config.shapes_of(self.table, self.target[target].table if target in self.target else {})
+        return {table: replace(shape, whole=self.copies_whole(table)) for table, shape in shapes.items()}
 
     def selects(self, table: TableName) -> bool:
         """Whether the patterns choose this table. Globs are those of the shell, case counts, streamer's own never match."""
         name = str(table)
-        return (
-            table.schema != OWN_SCHEMA
-            and any(fnmatch.fnmatchcase(name, p) for p in self.tables)
-            and not any(fnmatch.fnmatchcase(name, p) for p in self.exclude)
-        )
+        return table.schema != OWN_SCHEMA and any(fnmatch.fnmatchcase(name, p) for p in self.tables) and not self.excludes(table)
+
+    def excludes(self, name: TableName) -> bool:
+        """Whether a table or sequence is left out by its name."""
+        return any(fnmatch.fnmatchcase(str(name), p) for p in self.exclude)
+
+    def copies_whole(self, table: TableName) -> bool:
+        """Whether the config has this table copied whole, again and again."""
+        settings = self.table.get(str(table))
+        return settings is not None and settings.fullcopy and self.selects(table)
+
+    def captures(self, table: TableName) -> bool:
+        """Whether the sync reads the changes of this table."""
+        return self.selects(table) and not self.copies_whole(table)
+
+    def key_for(self, table: TableName) -> tuple[str, ...]:
+        """The columns that the config names as the table's key, if it does."""
+        settings = self.table.get(str(table))
+        return (settings and settings.key) or ()
 
     def targets_of(self, source: str) -> tuple[str, ...]:
         """The nodes of the sync but the source; not each of them need have an edge from it (`Config.targets`)."""
@@ -233,7 +252,7 @@ class Config(_Model):
         for name, sync in self.syncs.items():
             for node in sync.sources + sync.targets:
                 if node not in self.nodes:
-                    raise ValueError(f'syncs.{name}: node "{node}" is not configured{_nearest(node, self.nodes)}')
+                    raise ValueError(f'syncs.{name}: node "{node}" is not configured{config_problems.nearest(node, self.nodes)}')
             for node in sync.sources:
                 if self.nodes[node].kind not in SOURCE_KINDS:
                     raise ValueError(f'syncs.{name}: node "{node}" is {self.nodes[node].kind}, which can only be a target')
@@ -266,6 +285,30 @@ class Config(_Model):
                     raise ValueError(f'{streams[slot]} and {stream} would share the slot "{slot}"; rename one of them')
                 streams[slot] = stream
         return self
+
+    @model_validator(mode="after")
+    def _full_copies(self) -> Self:
+        for name, sync in self.syncs.items():
+            for key, table in fullcopy_config.explicit(sync.table):
+                if reason := self.refuses_fullcopy(name, table):
+                    raise ValueError(f'syncs.{name}.table."{key}".fullcopy: {reason}')
+        return self
+
+    @model_validator(mode="after")
+    def _merges(self) -> Self:
+        for name, sync in self.syncs.items():
+            for node in sync.sources:
+                if self.nodes[node].capture == "trigger" and (found := conflict_config.first_merged(sync.table)):
+                    raise ValueError(
+                        f'syncs.{name}.table."{found[0]}".{found[1]}: what a write adds is told by the old row, which triggers do '
+                        f'not keep, and nodes.{node} has capture = "trigger"; remove this key, or capture "{node}" from its WAL'
+                    )
+        return self
+
+    def refuses_fullcopy(self, sync: str, table: TableName) -> str:
+        """Why a table cannot be copied whole to the targets of a sync; empty if it can."""
+        files = [node for node in self.syncs[sync].targets if self.nodes[node].kind == "jsonl"]
+        return fullcopy_config.refusal(self.syncs[sync], table, files, self.syncs)
 
     def edges(self) -> Iterator[tuple[str, str, str]]:
         """Every (sync, source, target)."""
@@ -315,17 +358,18 @@ def load(path: Path = DEFAULT_PATH, environ: Mapping[str, str] = os.environ) -> 
     if not document:
         raise ConfigError(f'config file "{path}" is empty', "write one with: streamer init")
     try:
-        return Config.model_validate(_expand_urls(document, environ))
+        return Config.model_validate(_expand_secrets(document, environ))
     except ValidationError as error:
-        raise ConfigError(f'config file "{path}": {_first_problem(error)}') from None
+        raise ConfigError(f'config file "{path}": {config_problems.first_problem(error, _known_keys)}') from None
 
 
-def _expand_urls(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Replace ${NAME} in the urls of the nodes."""
+def _expand_secrets(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Replace ${NAME} in the urls of the nodes and in the token."""
     nodes = document.get("nodes")
-    for name, node in nodes.items() if isinstance(nodes, dict) else ():
-        if isinstance(node, dict) and isinstance(node.get("url"), str):
-            node["url"] = _expand(node["url"], environ, f"nodes.{name}.url")
+    places = [(node, "url", f"nodes.{name}") for name, node in nodes.items()] if isinstance(nodes, dict) else []
+    for table, key, place in [*places, (document.get("http"), "token", "http")]:
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = _expand(table[key], environ, f"{place}.{key}")
     return document
 
 
@@ -338,33 +382,6 @@ def _expand(text: str, environ: Mapping[str, str], key: str) -> str:
     return re.sub(r"\$\{([^}]*)\}", value, text)
 
 
-_RULES: Final = {
-    "missing": "is missing",
-    "too_short": "is empty; name at least one",
-    "tuple_type": 'must be a list, like ["a", "b"]',
-    "dict_type": "must hold tables, like [{key}.NAME]",
-    "model_type": "must be a table, [{key}]",
-    "string_pattern_mismatch": "names are lower-case letters, digits and _, start with a letter and have 25 characters at most",
-}
-"""What to say instead of pydantic's words, by its error type."""
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One thing that pydantic complains of, as one line that names the key. Never the value: it may hold a password."""
-    problems = error.errors(include_url=False, include_input=False)
-    # a mistyped key may be missing as well
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    cause = problem.get("ctx", {}).get("error")
-    location = (*problem["loc"], *(cause.key if isinstance(cause, KeyProblem) else ()))
-    parts = [part for part in location if isinstance(part, str) and part != "[key]"]
-    key = ".".join(f'"{part}"' if "." in part or not part else part for part in parts)
-    if problem["type"] == "extra_forbidden":
-        return f'unknown key "{key}"{_nearest(str(problem["loc"][-1]), _known_keys(problem["loc"]))}'
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    message = _RULES.get(problem["type"], message).replace("{key}", key)
-    return f"{key}: {message}" if key else message
-
-
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """The keys that could stand beside an unknown one."""
     models: dict[str, type[BaseModel]] = {"nodes": Node, "syncs": Sync, "http": Http}
@@ -374,10 +391,3 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     if location[2:3] == ("target",):
         model = ShapeSettings if len(location) == 7 else TargetSettings
     return [f.alias or name for name, f in model.model_fields.items()]
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped word."""
-    known = list(known)
-    match = difflib.get_close_matches(word, known, n=1)
-    return f'; did you mean "{match[0]}"?' if match else f"; known: {', '.join(known)}"

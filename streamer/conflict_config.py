@@ -12,16 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import PlainValidator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, StrictBool
 
-from streamer.model import OnUnrepresentable
-from streamer.shape_config import ShapeSettings
+from streamer.model import OnError, OnUnrepresentable
+from streamer.patterns import literal
+from streamer.shape_config import ShapeSettings, named_columns, quoted_names
 
 POLICIES: Final = ("latest", "apply", "keep", "error")
 ONE_SOURCE: Final = "makes no sense with one source: there is nothing to resolve, the source wins; remove it, or add a source"
 
+NO_QUARANTINE: Final = (
+    'must be "stop" with several sources: the nodes would differ in the rows that one of them holds back, '
+    "and none of them would see a conflict"
+)
+
 _FUNCTION: Final = re.compile(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-_WILDCARDS: Final = re.compile(r"[*?\[]")
 
 
 class KeyProblem(ValueError):
@@ -52,6 +57,12 @@ class TableSettings(ShapeSettings):
     #: instead of the sync's
     on_unrepresentable: OnUnrepresentable | None = None
     #: instead of the sync's
+    on_error: OnError | None = None
+    #: the columns that tell rows apart where the table has no primary key
+    key: Annotated[tuple[str, ...], AfterValidator(named_columns)] | None = None
+    #: whether the table is copied whole, again and again, instead of its changes being read
+    fullcopy: StrictBool = False
+    #: instead of the sync's
     conflict: Policy | None = None
     #: columns to which differences are added
     delta: tuple[str, ...] = ()
@@ -60,6 +71,8 @@ class TableSettings(ShapeSettings):
     #: columns of which the lesser value stays
     min: tuple[str, ...] = ()
 
+
+SettingsByTable: TypeAlias = Annotated[dict[str, TableSettings], BeforeValidator(quoted_names)]
 
 Settings = TypeVar("Settings", bound=ShapeSettings)
 
@@ -92,11 +105,11 @@ def qualified(tables: Mapping[str, Settings]) -> dict[str, Settings]:
     """Return the tables by their whole names. Raises KeyProblem."""
     found: dict[str, Settings] = {}
     for name, settings in tables.items():
-        whole = name if "." in name else f"public.{name}"
+        whole = literal(name if "." in name else f"public.{name}")
+        if whole is None:
+            raise KeyProblem([name], "is a pattern; name each table by itself, and wildcards of its name in brackets: [*]")
         if not all(whole.partition(".")):
             raise KeyProblem([name], "is not the name of a table; write SCHEMA.TABLE")
-        if _WILDCARDS.search(name):
-            raise KeyProblem([name], "is a pattern; name each table by itself, as SCHEMA.TABLE")
         if whole in found:
             raise KeyProblem([name], f'is table "{whole}" a second time; put all of its keys into one')
         found[whole] = settings
@@ -107,6 +120,18 @@ def given(tables: Mapping[str, TableSettings]) -> Iterator[tuple[str, str, str]]
     """Give the keys of single tables that mean something only with several sources, as far as they are given."""
     for name, settings in tables.items():
         yield from (("table", name, key) for key in ("conflict", "delta", "max", "min") if key in settings.model_fields_set)
+
+
+def first_merged(tables: Mapping[str, TableSettings]) -> tuple[str, str] | None:
+    """Return a table that has merged columns, and the key that names them; None if none has."""
+    return next(((name, key) for name, of in tables.items() for key in ("delta", "max", "min") if getattr(of, key)), None)
+
+
+def quarantining(on_error: OnError, tables: Mapping[str, TableSettings]) -> Iterator[tuple[str, ...]]:
+    """Give the keys that ask for a quarantine."""
+    if on_error == "quarantine":
+        yield ("on_error",)
+    yield from (("table", name, "on_error") for name, settings in tables.items() if settings.on_error == "quarantine")
 
 
 def check_policies(sources: Sequence[str], policy: str | tuple[str, ...], tables: Mapping[str, TableSettings]) -> None:

@@ -20,29 +20,19 @@ from typing import Final
 
 import structlog
 
+from streamer import logs
+from streamer.complaints import Complaints, blocked
 from streamer.copying import InitialCopy, prepare, verify
-from streamer.errors import InternalError, StreamerError
+from streamer.errors import ApplyError, InternalError, StreamerError
 from streamer.grouping import groups, idle_group
-from streamer.model import (
-    LSN,
-    NOTHING_SEEN,
-    POSTGRES_EPOCH,
-    Change,
-    EdgeName,
-    Group,
-    Idle,
-    Origin,
-    Piece,
-    Relation,
-    Seen,
-    SlotIdentity,
-    TableName,
-)
-from streamer.ports import Progress, Sink, SlotState, Source
+from streamer.key_ranges import CopyAnew
+from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, EdgeName, Group, Idle, Origin, Piece, Seen, SlotIdentity, TableName
+from streamer.ports import Place, Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
 from streamer.retry import Backoff
-from streamer.router import Route
+from streamer.router import Route, Starts
+from streamer.sequences import SequenceKeeper
 
 QUEUE_BYTES: Final = 32 << 20
 """How much of the stream may wait for one target; together with the group in hand it bounds memory."""
@@ -52,8 +42,6 @@ IDLE_BYTES: Final = 1 << 20
 """WAL without anything for this edge that may pass before progress is moved for its own sake."""
 SETTLE_SECONDS: Final = 3.0
 """How long a stopping edge waits for its last group to be durable."""
-COMPLAIN_SECONDS: Final = 10.0
-"""How often at most the log says that updates and deletes found no row."""
 LOOK_SECONDS: Final = 0.1
 """How often durability is asked for while something is not durable yet."""
 
@@ -85,6 +73,7 @@ class Edge:
         route: Route,
         copy: InitialCopy,
         rejoin: Callable[[], None],
+        sequences: SequenceKeeper | None = None,
     ) -> None:
         self.name = name
         self._source = source
@@ -92,6 +81,7 @@ class Edge:
         self._route = route
         self._copy = copy
         self._rejoin = rejoin
+        self.sequences = sequences or SequenceKeeper(name)
         self._sink: Sink | None = None
         self._queue = PieceQueue(QUEUE_BYTES)
         self._thread = threading.Thread(target=self._run, name=f"edge {name}", daemon=True)
@@ -101,12 +91,14 @@ class Edge:
         self._state = State.STARTING
         self._problem: Problem | None = None
         self._counters = Counters()
-        self._delay = 0.0
-        self._skew = 0.0
+        self._delay = self._skew = 0.0
         #: the last transaction that was applied; before the first, one that says nothing
         self._last = Origin(name.source, LSN(0), POSTGRES_EPOCH)
-        self._writing = False
-        self._complain_at = 0.0
+        self._complaints = Complaints(self._log)
+        #: changes that the target holds in quarantine
+        self._quarantined = 0
+        #: no source transaction is half written
+        self._whole = True
         #: what the target holds, and what of it survives a crash; None until the target has said so
         self._position: LSN | None = None
         self._durable: LSN | None = None
@@ -118,15 +110,12 @@ class Edge:
         self._aboard = threading.Event()
         self._slot: SlotIdentity | None = None
         self._intake = _Intake(LSN(0), NOTHING_SEEN, LSN(0), LSN(0))
-        self._starts: dict[TableName, LSN] = {}
-        self._joined: set[Relation] = set()
-        self._settled_from = LSN(0)
+        self._starts, self._batches = Starts({}, LSN(0)), False
 
     # -- the reader's side -------------------------------------------------------------------------------------------------------
 
-    def board(self) -> tuple[LSN, Seen] | None:
-        """Take part in the session that now begins, if the target is ready; return the position that the edge needs it from, and
-        what the source had applied of others by then.
+    def board(self) -> Place | None:
+        """Take part in the session that now begins, if the target is ready; return from where on the edge needs it.
 
         Only the reader lets an edge aboard, and only between sessions: what it offered before belongs to a session that began
         elsewhere, and is let go of here.
@@ -138,9 +127,9 @@ class Edge:
                 self._queue.clear()
                 position = self._position or LSN(0)
                 self._intake = _Intake(position, self._seen, position, position)
-                self._joined.clear()
+                self._starts.begin_session()
                 self._aboard.set()
-            return self._intake.next, self._intake.seen
+            return Place(self._intake.next, self._intake.seen, self._starts.positions)
 
     @property
     def waiting(self) -> bool:
@@ -170,7 +159,12 @@ class Edge:
         if not self._aboard.is_set():
             return True
         intake = replace(self._intake)
-        chosen = [ours for item in items if (ours := self._choose(item, intake)) is not None]
+        try:
+            chosen = [ours for item in items if (ours := self._choose(item, intake)) is not None]
+        except CopyAnew as wanted:
+            self.copy_again(wanted.table, wanted.reason)
+            self.let_go()
+            return True
         if chosen and not self._queue.put(chosen, timeout):
             return False
         self._intake = intake
@@ -184,8 +178,8 @@ class Edge:
         if position < intake.next:
             return None
         intake.sent = max(intake.sent, position)
-        changes = self._changes_for_us(item)
-        if not changes and not intake.unfinished:
+        changes = self._starts.changes(item) if self._route.accepts(item.transaction) else []
+        if not changes and not intake.unfinished and not item.awaited:
             return None if item.end is None else self._choose_idle(Idle(item.end, urgent=False, seen=item.seen), intake)
         intake.unfinished = item.end is None
         if item.end is not None:
@@ -200,28 +194,17 @@ class Edge:
         if item.position >= intake.next:
             intake.next, intake.seen = item.position, item.seen
         last = max(intake.idle, self._position or LSN(0))
-        if item.position - last < (1 if item.urgent else IDLE_BYTES):
+        wanted = item.urgent or self._starts.settle_between(last, item.position)
+        if item.position - last < (1 if wanted else IDLE_BYTES):
             return None
         intake.idle = item.position
         return item
 
-    def _changes_for_us(self, piece: Piece) -> list[Change]:
-        transaction = piece.transaction
-        if not self._route.accepts(transaction):
-            return []
-        position, starts = transaction.position, self._starts
-        relations = {c[1] for c in piece.changes}
-        if not relations <= self._joined:  # relations compare by identity, which is much cheaper than by name
-            self._joined.update(r for r in relations if r.table in starts)
-        # a table that has joined the stream since the edge began is copied first, with the next start
-        if position >= self._settled_from and relations <= self._joined:
-            return piece.changes
-        return [c for c in piece.changes if (start := starts.get(c[1].table)) is not None and position >= start]
-
     def verify(self, state: SlotState) -> None:
         """Make sure that the session that has just been opened gives all that this edge lacks. Raises SlotError."""
-        if self._slot is not None and self._aboard.is_set():
-            verify(self.name, self._slot, self._intake.next, state)
+        self._batches = state.batches
+        if self._slot is not None and self._aboard.is_set() and not verify(self.name, self._slot, self._intake.next, state):
+            self.let_go()  # it comes back when the new timeline is recorded
 
     def end_session(self) -> None:
         """The stream begins anew: a transaction that is only half here will come again from its beginning."""
@@ -242,8 +225,14 @@ class Edge:
     # -- the writer's side -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread: a run begins."""
+        self._copy.full.begin_run()
         self._thread.start()
+
+    def copy_again(self, table: TableName, reason: str) -> None:
+        """Leave the stream to copy a table once more; called by any thread."""
+        self._copy.copy_again(table, reason)
+        self._queue.wake()
 
     def stop(self) -> None:
         """Ask the thread to finish the group in hand and end."""
@@ -272,7 +261,7 @@ class Edge:
                 self._failed(error)
                 if error.permanent:
                     return
-                self._stop.wait(backoff.wait())
+                self._stop.wait(backoff.after(error))
             except Exception as error:  # a bug must not end the thread in silence
                 self._log.exception("edge_broken")
                 self._failed(InternalError(f"edge {self.name}: unexpected {type(error).__name__}: {error}"))
@@ -282,46 +271,48 @@ class Edge:
     def _serve(self, backoff: Backoff) -> None:
         """Bring the target to the point where the stream can go on, and write until told otherwise."""
         self._cut.clear()
-        self._state = State.RETRYING if self._problem else State.STARTING
+        self._whole = True
+        self._state = self._state if self._problem else State.STARTING
         self._sink = sink = self._make_sink()
         try:
             progress = prepare(self.name, self._source, sink, self._copy, self._stop.is_set)
-            self._get_ready(progress, sink.durable())
+            self._get_ready(progress, sink)
             self._write(sink, backoff)
         finally:
             self._leave()
+            self._queue.done()
             self._sink = None
             sink.close()
+            self.sequences.close()
 
-    def _get_ready(self, progress: Progress, durable: LSN) -> None:
-        self._position = progress.position
-        self._seen = progress.seen
-        self._durable = durable
-        self._slot = progress.slot
-        self._starts = progress.copied
-        self._settled_from = max(progress.copied.values(), default=progress.position)
-        self._counters.copied = self._copy.copied_rows
-        self._log.info("edge_ready", position=str(progress.position))
+    def _get_ready(self, progress: Progress, sink: Sink) -> None:
+        self._position, self._seen = progress.position, progress.seen
+        self._durable, self._slot = sink.durable(), progress.slot
+        self._quarantined = sink.quarantined()
+        self._starts = Starts(progress.copied, progress.position, progress.ranges)
+        self._counters.copied = self._copy.jobs.copied_rows
+        self._counters.connects += 1
+        self._log.info("edge_took_over" if self._state is State.STANDBY else "edge_ready", position=str(progress.position))
         self._ready = True
         self._rejoin()
 
     def _write(self, sink: Sink, backoff: Backoff) -> None:
         looked = time.monotonic()
         while not self._aboard.wait(LOOK_SECONDS):
-            if self._stop.is_set() or self._cut.is_set():
+            if self._interrupted():
                 return
         if self._problem is None:
             self._state = State.STREAMING
-        while not self._stop.is_set() and not self._cut.is_set():
+        while not self._interrupted() and not (self._whole and self._copy.wanted(self._position)):
             undurable = self._durable != self._position
             items = self._queue.take(GROUP_BYTES, LOOK_SECONDS if undurable else 1.0)
-            self._writing = bool(items)
             self._write_items(sink, items)
-            self._writing = False
+            self._queue.done()
+            self._quarantined = sink.quarantined()
+            self.sequences.keep()
             if items:
                 backoff.reset()
-            if items or not undurable:
-                # it wrote, or waited a while for something to write
+            if items or not undurable:  # it wrote, or waited a while for something to write
                 self._problem = None
                 self._state = State.STREAMING
             if undurable and (not items or time.monotonic() - looked > LOOK_SECONDS):
@@ -330,26 +321,30 @@ class Edge:
         self._settle(sink)
 
     def _write_items(self, sink: Sink, items: list[Piece | Idle]) -> None:
-        if batch := list(groups((item for item in items if isinstance(item, Piece)), merge=sink.merges)):
+        if batch := list(groups((item for item in items if isinstance(item, Piece)), sink.sharing)):
             self._write_groups(sink, batch)
         last = items[-1] if items and not self._interrupted() else None  # what an interruption leaves out lies before it
         if isinstance(last, Idle) and self._position is not None and last.position > self._position:
             self._write_groups(sink, [idle_group(self._last, last)])
 
     def _write_groups(self, sink: Sink, batch: Sequence[Group]) -> None:
-        counters, missing = self._counters, self._counters.missing
-        for group, written in zip(batch, sink.write(batch, self._interrupted), strict=False):  # fewer if interrupted
-            counters.add(written)
-            self._skew = written.skew
-            counters.transactions += group.transactions
+        counters, began = self._counters, time.monotonic()
+        try:
+            done = sink.write(batch, self._interrupted)
+        except ApplyError as error:
+            for table in self._starts.contradicted(batch, self._position):
+                self._copy.copy_again(table, error.message)
+            raise
+        counters.apply.add(time.monotonic() - began, len(done))
+        for group, written in zip(batch, done, strict=False):  # fewer if interrupted
+            counters.add(written, group.transactions)
+            self._skew, self._whole = written.skew, group.complete
             if group.complete:
                 self._position, self._seen = group.position, group.seen
             if group.complete and group.transactions:
                 self._last = group.origin
                 self._delay = (datetime.now(UTC) - group.origin.commit_time).total_seconds()
-        if counters.missing > missing and time.monotonic() >= self._complain_at:
-            self._complain_at = time.monotonic() + COMPLAIN_SECONDS
-            self._log.warning("rows_missing", rows=counters.missing, position=str(self._position))
+        self._complaints.look(done, counters.missing, self._position)
 
     def _interrupted(self) -> bool:
         return self._stop.is_set() or self._cut.is_set()
@@ -360,40 +355,46 @@ class Edge:
         while self._durable != self._position and time.monotonic() < deadline:
             self._durable = sink.durable()
             threading.Event().wait(0.02)
+        self.sequences.keep(at_once=True)
 
     def _failed(self, error: StreamerError) -> None:
-        self._counters.retries += 1
-        self._state = State.FAILED if error.permanent else State.RETRYING
+        self._state = State.after(error)
+        self._counters.retries += self._state is not State.STANDBY
         first = self._problem is None or self._problem.message != error.message
         self._problem = Problem.of(error, datetime.now(UTC))
         if first:
-            self._log.error("edge_failed", error=error.message, remedy=error.hint, permanent=error.permanent)
+            logs.failure(self._log, "edge", error)
 
     def _shown_state(self) -> State:
         """The state for people: an edge that tries again has not recovered before something went well."""
-        if self._copy.running:
-            return State.COPYING
-        return State.RETRYING if self._problem and self._state is State.STREAMING else self._state
+        return self._copy.state or (State.RETRYING if self._problem and self._state is State.STREAMING else self._state)
 
     def report(self) -> EdgeReport:
         """Return what the edge is doing now."""
-        position = self._position
-        behind = max(0, self._intake.sent - position) if position is not None and (self._writing or self._queue.size) else 0
-        applied = self._last.commit_time
-        since = (datetime.now(UTC) - applied).total_seconds() if behind and applied > POSTGRES_EPOCH else 0.0
+        position, applied = self._position, self._last.commit_time
+        behind = 0 if position is None or self._queue.empty else max(0, self._intake.sent - position)
+        now, oldest = datetime.now(UTC), self._queue.oldest
         return EdgeReport(
             sync=self.name.sync,
             source=self.name.source,
             target=self.name.target,
             state=self._shown_state(),
             position="" if self._durable is None else str(self._durable),
-            lag_bytes=behind,
-            lag_seconds=since,
+            lag_bytes=self._queue.size if self._batches else behind,  # the distance of two batches is no number of bytes
+            lag_seconds=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
             delay_seconds=self._delay,
             skew_seconds=self._skew,
             queue_bytes=self._queue.size,
             counters=self._counters,
-            problem=self._problem,
-            copy=self._copy.reports(),
+            problem=self._problem or blocked(self.name, self._queue.held_seconds, now),
+            copy=self._copy.jobs.reports(),
             obstacle=self._copy.obstacle or "",
+            copy_totals=self._copy.jobs.totals(),
+            consistent_from="" if position is None else self._starts.consistent_from(position),
+            connected=self._ready or self._copy.state is not None,
+            last_applied=applied if applied > POSTGRES_EPOCH else None,
+            full_copies=self._copy.full.reports(),
+            sequences=self.sequences.report(),
+            quarantined=self._quarantined,
+            post_data=self._copy.post_data.report(),
         )

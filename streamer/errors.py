@@ -5,6 +5,7 @@
         ConfigError         streamer.toml: the file, a key, a value
         UnknownSyncError    a running daemon is asked for a sync that it does not run
       ConnectError          a node cannot be reached, or refuses us
+        TakenError          another daemon reads the slot or writes the edge
       SourceError           the source cannot give what is asked of it
         SlotError           the slot is missing, or is not the one that progress belongs to
         DecodeError         a message of the output plugin that we do not understand, or must not trust
@@ -13,11 +14,14 @@
         ApplyError          a row was refused
       InternalError         a bug of ours
 
-Every message names the object and the rule; `hint` is the remedy: the exact SQL or command. `permanent` says that trying again
-cannot help until a person has acted *and* restarted the stream; everything else is retried with backoff.
+Every message names the object and the rule; `hint` is the remedy: the exact SQL or command. This is the one place that tells
+errors apart: `permanent` says that trying again cannot help until a person has acted *and* restarted the stream; a TakenError is no
+failure, only a turn to wait for; everything else is retried with backoff (retry.py).
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 
 class StreamerError(Exception):
@@ -49,6 +53,10 @@ class ConnectError(StreamerError):
     """A node cannot be reached, refuses us, or has gone away."""
 
 
+class TakenError(ConnectError):
+    """Another daemon reads the slot or writes the edge: we stand by, and take over when it ends."""
+
+
 class SourceError(StreamerError):
     """The source cannot give what is asked of it."""
 
@@ -63,6 +71,13 @@ class DecodeError(SourceError):
     """A message of the output plugin cannot be read, or must not be trusted."""
 
     permanent = True
+
+
+NOT_UTF8: Final = (
+    "correct the row on the source, let the slot pass over the change (streamer slots advance), and compare the rows; "
+    "a database with the encoding SQL_ASCII does not check what it is given"
+)
+"""The remedy for a text that cannot be read."""
 
 
 class TargetError(StreamerError):
@@ -99,4 +114,20 @@ def no_longer_carried(table: object, slot: str) -> SourceError:
     return SourceError(
         f'table "{table}" is no longer in the publication of slot "{slot}"',
         "changes of it may have been missed since; put it back with: streamer setup, and compare the rows",
+    )
+
+
+def renamed(old: object, new: object, node: str, sync: str) -> SourceError:
+    """Return the error for a table that has another name than when the stream began."""
+    return SourceError(
+        f'table "{old}" on "{node}" was renamed to "{new}"',
+        f"rename it back; or stop streamer, rename it on the targets and in the config too, start it, and: streamer verify {sync}",
+    )
+
+
+def no_longer_captured(table: object, node: str) -> SourceError:
+    """Return the error for a table whose changes triggers captured once, and do not now."""
+    return SourceError(
+        f'the triggers of table "{table}" on "{node}" are gone or disabled',
+        "changes of it may have been missed since; put them back with: streamer setup, and compare the rows",
     )

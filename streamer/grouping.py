@@ -1,22 +1,23 @@
 """From what the queue holds to groups, each of which a sink writes into one target transaction. Pure.
 
-A lone transaction is a group of its own and goes at once; when more is waiting, whole transactions of the same origin share a
-group, unless the sink wants every transaction by itself. Only the last piece may be of an unfinished transaction: then the group
-is incomplete and its target transaction stays open.
+A lone transaction is a group of its own and goes at once; when more is waiting, whole transactions share a group, as far as the
+sink lets them: where a target transaction is tagged with its origin, it has one. Only the last piece may be of an unfinished
+transaction: then the group is incomplete and its target transaction stays open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
-from streamer.model import LSN, Change, Group, Idle, Origin, Piece
+from streamer.model import LSN, Change, Group, Idle, Origin, Piece, Sharing
 
 
-def groups(pieces: Iterable[Piece], *, merge: bool = True) -> Iterator[Group]:
-    """Return the pieces as groups, in order; a group never mixes origins, and without `merge` no transactions."""
+def groups(pieces: Iterable[Piece], sharing: Sharing) -> Iterator[Group]:
+    """Return the pieces as groups, in order."""
     run: list[Piece] = []
     for piece in pieces:
-        if run and not _together(run[-1], piece, merge):
+        if run and not _together(run[-1], piece, sharing):
             yield _group(run)
             run = []
         run.append(piece)
@@ -32,9 +33,11 @@ def idle_group(last: Origin, idle: Idle) -> Group:
     return Group(last, (), idle.position, complete=True, transactions=0, seen=idle.seen)
 
 
-def _together(last: Piece, piece: Piece, merge: bool) -> bool:
+def _together(last: Piece, piece: Piece, sharing: Sharing) -> bool:
     """Whether the piece continues the last one's transaction, or may share its target transaction."""
-    return piece.transaction is last.transaction or (merge and piece.transaction.origin.node == last.transaction.origin.node)
+    if piece.transaction is last.transaction or sharing is Sharing.ANY:
+        return True
+    return sharing is Sharing.ONE_ORIGIN and piece.transaction.origin.node == last.transaction.origin.node
 
 
 def _group(run: list[Piece]) -> Group:
@@ -42,5 +45,6 @@ def _group(run: list[Piece]) -> Group:
     changes: list[Change] = run[0].changes if len(run) == 1 else [c for piece in run for c in piece.changes]
     # the end of an unfinished transaction is not known; any position past its commit record tells that it is in the target
     position = last.end if last.end is not None else LSN(last.transaction.position + 1)
-    whole = sum(p.end is not None for p in run)
-    return Group(last.transaction.origin, changes, position, last.end is not None, whole, last.seen, last.transaction.position)
+    ends = [end for end, piece in zip(accumulate(len(p.changes) for p in run), run, strict=True) if piece.end is not None]
+    whole, origin = last.end is not None, last.transaction.origin
+    return Group(origin, changes, position, whole, len(ends), last.seen, last.transaction.position, ends)

@@ -57,12 +57,7 @@ class LSN(int):
 
 def from_postgres_time(microseconds: int) -> datetime:
     """Return the moment that lies `microseconds` after 2000-01-01 UTC."""
-    return POSTGRES_EPOCH + timedelta(microseconds=microseconds)
-
-
-def to_postgres_time(moment: datetime) -> int:
-    """Return the microseconds from 2000-01-01 UTC to an aware datetime."""
-    return (moment - POSTGRES_EPOCH) // timedelta(microseconds=1)
+    return POSTGRES_EPOCH + timedelta(0, 0, microseconds)  # by name it would take twice the time
 
 
 class Unchanged(enum.Enum):
@@ -80,8 +75,18 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 OnUnrepresentable: TypeAlias = Literal["error", "null", "clamp"]
 """What happens to a value that a target's column cannot hold: the stream stops, or NULL or the nearest value is written."""
 
+OnError: TypeAlias = Literal["stop", "quarantine"]
+"""What happens to a change that a target refuses: the edge stops, or the target holds it in quarantine and the rest goes on."""
+
 Value: TypeAlias = str | Literal[Unchanged.UNCHANGED] | None
 Row: TypeAlias = tuple[Value, ...]
+
+
+def newest(row: Row, newer: Row) -> Row:
+    """Return `newer` with its unchanged columns taken from `row`."""
+    if UNCHANGED not in newer:
+        return newer
+    return tuple([old if new is UNCHANGED else new for old, new in zip(row, newer, strict=True)])
 
 
 class Kind(enum.StrEnum):
@@ -117,12 +122,44 @@ class TableName:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Rows of a table whose `column` is greater than `low`, and not greater than `high`; None: without end.
+
+    Only columns of which everybody knows the order have ranges: integers, and with `numeric` False what is ordered as its text is,
+    byte by byte.
+    """
+
+    column: str
+    numeric: bool = True
+    low: str | None = None
+    high: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows are in it."""
+        return self.low is None and self.high is None
+
+    def order(self, value: str) -> int | str:
+        """Return what compares as the values of the column do."""
+        return int(value) if self.numeric else value
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedRange:
+    """A range of a table whose rows were copied, and from where on changes of them are applied."""
+
+    range: KeyRange
+    position: LSN
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """A column of a change, as the capture sees it."""
 
     name: str
     type_oid: int
-    #: part of the replica identity (with FULL every column is)
+    #: part of the replica identity (with FULL every column is, or those of the key that the config names)
     identity: bool
 
 
@@ -133,6 +170,8 @@ class Relation:
     table: TableName
     columns: tuple[Column, ...]
     identity: Identity
+    #: of a row that was written several times only the last state is told, and whole
+    net: bool = False
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +179,12 @@ class Relation:
 
     def __str__(self) -> str:
         return f'"{self.table}"'
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The indexes of the columns that tell rows apart by themselves; none if there are none."""
+        named = tuple(i for i, c in enumerate(self.columns) if c.identity)
+        return () if self.identity is Identity.FULL and len(named) == len(self.columns) else named
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +223,7 @@ class TableDefinition:
 class Creation:
     """A statement that makes one object of a PostgreSQL target. A detail belongs to a table that was made just before."""
 
-    kind: Literal["schema", "extension", "type", "sequence", "table", "foreign key", "detail"]
+    kind: Literal["schema", "extension", "type", "sequence", "table", "detail"]
     name: TableName
     statement: str
     #: the object, for people
@@ -255,7 +300,9 @@ class Piece:
     """A run of consecutive changes of one transaction; most transactions are one piece, a huge one is many.
 
     `end` is the position just past the transaction's commit, in its last piece; None in the earlier ones. `seen` is what the source
-    had applied of others by then.
+    had applied of others by then. With `since` the changes are the net effect of all that was committed from there on (a batch) for
+    those tables that go on there; None: whatever the transaction did. `awaited`: others may rest on it, so it is
+    written even where it changes nothing.
     """
 
     transaction: Transaction
@@ -264,6 +311,8 @@ class Piece:
     size: int
     end: LSN | None
     seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
+    since: LSN | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +329,22 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class SlotIdentity:
-    """What progress belongs to: a position means nothing in another cluster, database or slot."""
+    """What progress belongs to: a position means nothing in another cluster, database or slot, or past the end of a timeline."""
 
+    #: of the cluster, with the timeline on which it writes its WAL, where that is known: 7311245678901234567/2
     system_identifier: str
     database: str
     slot: str
+
+    @property
+    def cluster(self) -> str:
+        """What all servers have in common that were made from one another."""
+        return self.system_identifier.partition("/")[0]
+
+    @property
+    def timeline(self) -> int:
+        """A promoted standby and a restored server write a new one; 0 if it is not known."""
+        return int(self.system_identifier.partition("/")[2] or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +359,19 @@ class EdgeName:
         return f"{self.sync}: {self.source} -> {self.target}"
 
 
+class Sharing(enum.Enum):
+    """Which transactions a sink takes in one group."""
+
+    NONE = enum.auto()
+    ONE_ORIGIN = enum.auto()
+    ANY = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Consecutive changes of one origin that a sink writes into one target transaction.
+    """Consecutive changes that a sink writes into one target transaction, of one origin unless the sink wants them mixed.
 
+    `origin` is that of the last transaction.
     `position` is what the progress row is set to: every source transaction whose commit record lies before it is in the target;
     `seen` is what the source had applied of others by then. `complete` is False while the last transaction of the group is not
     whole: the target transaction stays open.
@@ -316,6 +385,8 @@ class Group:
     seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
     #: of the last transaction's commit record on the source: it tells transactions apart
     commit: LSN = field(default_factory=LSN)
+    #: how many of the changes there are up to the end of each transaction that ends here
+    ends: Sequence[int] = ()
 
     @property
     def idle(self) -> bool:

@@ -1,7 +1,7 @@
 """`[nodes.NAME]` of streamer.toml: the model of a node, and what its url says.
 
 The scheme of the url is the kind of the node. A url is checked here as far as that goes without asking anybody; `${NAME}` in it
-has been replaced from the environment before (config.py). The trap: messages and `redact` must never tell a password, and what
+has been replaced from the environment before (config.py). The trap: messages must never tell a password, and what
 libpq or a driver says about a url that it does not understand would; so each pattern is narrower than the driver.
 """
 
@@ -24,8 +24,8 @@ _HOST: Final = r"(?:\[[^]]+]|[^][:,/?@]*)(?::\d*)?"
 _POSTGRES_URL: Final = re.compile(
     rf"""{_PERCENT}
     postgres(?:ql)?://
-    (?:(?P<user>[^:@/]*)(?::[^@/]*)?@)?
-    (?P<place>{_HOST}(?:,{_HOST})*(?:/[^?@]*)?)
+    (?:[^:@/]*(?::[^@/]*)?@)?
+    {_HOST}(?:,{_HOST})*(?:/[^?@]*)?
     (?:\?[^@]*)?""",
     re.VERBOSE,
 )
@@ -105,6 +105,26 @@ def _mysql_options(text: str) -> dict[str, Any]:
     return options | {"ssl_mode": mode}
 
 
+WalGuard = Literal["alert", "pause", "drop-slot"]
+_SIZE: Final = re.compile(r"([0-9]{1,9}) ?([kMGT])B")
+_UNITS: Final = {"k": 10, "M": 20, "G": 30, "T": 40}
+
+
+PGOUTPUT: Final = 100000
+LOGICAL_DECODING: Final = 90400
+
+
+def choose_capture(capture: str, server: int) -> tuple[str, str]:
+    """Return how a node with this `capture` setting is read on a server of this version, and why: wal2json, pgoutput, trigger."""
+    if capture != "auto":
+        return capture, "the config says so"
+    if server >= PGOUTPUT:
+        return "pgoutput", "it is part of PostgreSQL from version 10 on"
+    if server >= LOGICAL_DECODING:
+        return "wal2json", "this server is older than version 10 and has no pgoutput"
+    return "trigger", "this server is older than version 9.4 and has no logical decoding"
+
+
 class Node(BaseModel):
     """`[nodes.NAME]`: a database, or a file of changes."""
 
@@ -112,8 +132,8 @@ class Node(BaseModel):
 
     #: postgresql://user@host/db, mysql://user@host/db, sqlite:////path, jsonl:////path or jsonl:- for standard output
     url: str
-    #: how changes are read when the node is a source; auto takes pgoutput from 10 on and wal2json on 9.4 to 9.6
-    capture: Literal["auto", "wal2json", "pgoutput"] = "auto"
+    #: how changes are read when the node is a source; auto takes pgoutput from 10 on, wal2json on 9.4 to 9.6, and triggers before
+    capture: Literal["auto", "wal2json", "pgoutput", "trigger"] = "auto"
     #: where a MySQL node has the tables of schemas other than public: in the url's database, named schema.table, or in databases of
     #: the schemas' names
     schemas: Literal["prefix", "database"] = "prefix"
@@ -121,6 +141,10 @@ class Node(BaseModel):
     rotate_mb: int | None = Field(default=None, ge=1, strict=True)
     #: the file that holds the progress of a jsonl node; by default the url's with .progress behind it, or streamer-NODE.progress
     progress: str | None = Field(default=None, min_length=1)
+    #: how much WAL a slot of ours may hold back on this source, like "20GB" (kB, MB, GB, TB of 1024); without it any amount
+    max_retained_wal: str | None = None
+    #: what happens when a slot holds back more
+    wal_guard: WalGuard = "alert"
 
     @property
     def kind(self) -> str:
@@ -153,6 +177,28 @@ class Node(BaseModel):
     def mysql(self) -> MysqlAddress:
         """How to reach a MySQL or MariaDB node."""
         return MysqlAddress.parse(self.url)
+
+    @property
+    def max_retained_bytes(self) -> int | None:
+        """`max_retained_wal` in bytes."""
+        size = _SIZE.fullmatch(self.max_retained_wal or "")
+        return int(size[1]) << _UNITS[size[2]] if size else None
+
+    @field_validator("max_retained_wal")
+    @classmethod
+    def _size(cls, text: str | None) -> str | None:
+        size = _SIZE.fullmatch(text or "")
+        if text is not None and (size is None or int(size[1]) == 0):
+            raise ValueError('must be a number and a unit of kB, MB, GB or TB, like "20GB"')
+        return text
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.max_retained_wal is not None and self.kind not in SOURCE_KINDS:
+            raise ValueError(f"max_retained_wal means something for a PostgreSQL node only, and this one is {self.kind}")
+        if self.wal_guard != "alert" and self.max_retained_wal is None:
+            raise ValueError(f'wal_guard = "{self.wal_guard}" needs max_retained_wal, for example "20GB"')
+        return self
 
     @field_validator("url")
     @classmethod
@@ -189,14 +235,3 @@ class Node(BaseModel):
         if self.rotate_mb is not None and self.standard_output:
             raise ValueError("rotate_mb means something for files only, and this is standard output")
         return self
-
-
-def redact(url: str) -> str:
-    """The url without its password and options, for people to read."""
-    if url.startswith(("sqlite:", "jsonl:")):
-        return url
-    if (match := _MYSQL_URL.fullmatch(url)) is None:
-        match = _POSTGRES_URL.fullmatch(url)
-    user, place = match.group("user", "place") if match else ("", "")
-    kind = _SCHEMES.get(url.partition(":")[0], "postgresql")
-    return f"{kind}://{user + '@' if user else ''}{place}"

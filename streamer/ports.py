@@ -5,13 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
-from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, Column, Group, Idle, Piece, Seen, SlotIdentity, TableName, Version
+from streamer.model import (
+    LSN,
+    NOTHING_SEEN,
+    POSTGRES_EPOCH,
+    Column,
+    CopiedRange,
+    Group,
+    Idle,
+    KeyRange,
+    Piece,
+    Seen,
+    Sharing,
+    SlotIdentity,
+    TableName,
+    Version,
+)
+from streamer.post_data import Builder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +41,21 @@ class SlotState:
     current: LSN
     #: whether the server tells what was confirmed; if not, `confirmed` lies somewhere before it
     exact: bool = True
+    #: whether the positions are numbers of batches, not of WAL
+    batches: bool = False
+    #: where the source has left the timelines before its own, as far as it knows
+    switches: Mapping[int, LSN] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an edge goes on."""
+
+    position: LSN
+    #: what the source is known to have applied of others by then
+    seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
+    #: from where on it wants changes of a table: those before are in the table's copy. Its ranges may differ in that
+    starts: Mapping[TableName, Collection[LSN]] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -66,12 +97,17 @@ class Snapshot(Protocol):
     def versions(self, table: TableName, key: Sequence[str], since: datetime) -> Iterator[RowVersion]:
         """Give the versions of rows and deleted keys, told by the values of the columns `key`, that are newer than `since`."""
 
-    def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> AbstractContextManager[Iterator[bytes]]:
-        """Give the table's rows, or those that fulfil a condition, in blocks of COPY's text format, each block whole rows. May be
-        called from several threads.
+    def rows(
+        self, table: TableName, columns: Sequence[str], where: str = "", within: KeyRange | None = None
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Give the table's rows, or those that fulfil a condition or are within a range, in blocks of COPY's text format, each
+        block whole rows. May be called from several threads.
 
         https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
         """
+
+    def first_range(self, table: CopyTable, within: KeyRange, rows: int) -> KeyRange:
+        """Return where the first so many rows are that the table has within a range: that range itself if it has fewer."""
 
 
 class Source(Protocol):
@@ -83,9 +119,9 @@ class Source(Protocol):
     def tables(self) -> Sequence[CopyTable]:
         """Return the tables that the sync selects. Raises ConnectError."""
 
-    def read_from(self, position: LSN, known: Sequence[tuple[LSN, Seen]] = ()) -> AbstractContextManager[Reader]:
-        """Open the stream; transactions committed before `position` may be left out. `known` is what the source is known to have
-        applied of others by certain positions, in order. Raises SourceError, ConnectError.
+    def read_from(self, places: Sequence[Place]) -> AbstractContextManager[Reader]:
+        """Open the stream for edges that go on at these places, in order, one at least: transactions committed before the first may
+        be left out. Raises SourceError, ConnectError.
         """
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
@@ -108,6 +144,12 @@ class CopyTable:
     key: tuple[str, ...] = ()
     #: a condition in SQL that the rows to copy fulfil; empty: all
     where: str = ""
+    #: whether no changes of it are read: it is copied whole, again and again
+    whole: bool = False
+    #: all of its rows as the range that others are cut from; None if it cannot be cut
+    ranged: KeyRange | None = None
+    #: estimated, in bytes, without indexes; 0 if unknown
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +188,8 @@ class Progress:
     copied: dict[TableName, LSN]
     #: what the source had applied of others by `position`, as far as is known
     seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
+    #: of tables whose copy is not finished, what is; of others, where the changes of each range begin if that is not the same
+    ranges: dict[TableName, tuple[CopiedRange, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +225,16 @@ class Start:
     time: datetime = POSTGRES_EPOCH
     #: whether rows that are there go; else they stay, and win over copied ones with the same key
     replace: bool = True
+    #: whether they go in such a way that readers see either the old rows or the new ones, and need not wait
+    gently: bool = False
     #: the same positions for other sources of the sync, whose changes the rows hold too
     others: Mapping[str, LSN] = field(default_factory=dict)
     #: up to when the rows know what was done at the target itself
     seen: datetime = POSTGRES_EPOCH
     #: the rows' true versions
     versions: Versions | None = None
+    #: which rows of the table they are; None: all
+    within: KeyRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +251,40 @@ class Written:
     conflicts: Mapping[str, int] = field(default_factory=dict)
     #: how far the commit time lay ahead of the target's clock when it came, in seconds
     skew: float = 0.0
+    #: seconds spent waiting until the target's clock had passed commit times
+    waited: float = 0.0
     #: values written as NULL or as the nearest one, because the column cannot hold them; those of copied rows come with
     #: the next group
     replaced: int = 0
+    #: changes that the target has not got, but holds in quarantine
+    quarantined: int = 0
+    #: changes taken out of quarantine, because their table was truncated
+    voided: int = 0
+    #: the first that was refused, and why, for people; empty if all follow earlier ones
+    refusal: str = ""
+
+
+class RangeLoader(Protocol):
+    """Records tables that are copied in ranges; called by all threads that load."""
+
+    def takes(self, table: CopyTable) -> bool:
+        """Return whether the target's table has an index that finds ranges, so that it can be copied so."""
+
+    def resumes(self, table: CopyTable) -> bool:
+        """Return whether ranges of it may be of different snapshots: nothing but the key is unique, or the edge stops at what
+        contradicts that. If so, see to it that the room of what a broken copy has left in the table is used again.
+        """
+
+    def begin(self, table: CopyTable, start: Start) -> bool:
+        """Empty the table if `start` says so, and record that its copy has begun: at position 0/0, without ranges. Return False,
+        and do nothing, if it has rows that are to stay.
+        """
+
+    def finish(self, table: CopyTable, position: LSN, rows: int) -> None:
+        """Record that all ranges are copied, the last at this position; where that differs, it stays known."""
+
+    def forget(self, table: TableName) -> None:
+        """Forget the ranges: the stream has passed them, or the table is copied anew."""
 
 
 class Sink(Protocol):
@@ -220,6 +299,9 @@ class Sink(Protocol):
     def begin(self, slot: SlotIdentity, position: LSN) -> None:
         """Record that this edge follows `slot` from `position` on. Returning means durable."""
 
+    def follow(self, slot: SlotIdentity) -> None:
+        """Record that the edge follows the slot on another timeline from now on. Returning means durable."""
+
     def has(self, table: TableName) -> bool:
         """Return whether the target has this table."""
 
@@ -228,7 +310,7 @@ class Sink(Protocol):
 
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows in `blocks` (COPY's text format), record the copy as whole, and where `start` says that other edges of the
-        sync go on for this table; return the row count.
+        sync go on for this table; return the row count. Where `start` names a range, that is recorded, and is replaced.
 
         One target transaction: either all of it is durable, or nothing, and nothing if the target took another number of rows than
         were sent. Several threads may load at once where `parallel_loads` says so.
@@ -236,6 +318,9 @@ class Sink(Protocol):
 
     def keep(self, table: TableName, position: LSN) -> None:
         """Record that the table needs no copy: its rows are as of `position` already. Returning means durable."""
+
+    def leave(self, table: TableName) -> None:
+        """Forget what is recorded of the table for this edge; its rows stay. Returning means durable."""
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return what the target holds of all edges of the sync that end here."""
@@ -254,8 +339,16 @@ class Sink(Protocol):
         """Whether several loads may run at once."""
 
     @property
-    def merges(self) -> bool:
-        """Whether several transactions may share a group, and so a target transaction."""
+    def ranges(self) -> RangeLoader | None:
+        """What tables are copied in ranges by; None if the target takes whole tables only."""
+
+    @property
+    def post_data(self) -> Builder | None:
+        """What makes indexes and constraints when rows are there; None if the target has none."""
+
+    @property
+    def sharing(self) -> Sharing:
+        """Which transactions may share a group, and so a target transaction."""
 
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
         """Apply each group, in order, with its progress in one target transaction, and return what each did; returning means
@@ -266,6 +359,9 @@ class Sink(Protocol):
 
     def durable(self) -> LSN:
         """Return the position up to which everything written survives a crash of the target."""
+
+    def quarantined(self) -> int:
+        """Return how many changes of the edge the target holds in quarantine, as of a moment ago; cheap while there are none."""
 
     def cancel(self) -> None:
         """Make what another thread has under way here fail soon, also where it waits for a lock. Never raises."""

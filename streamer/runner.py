@@ -16,8 +16,10 @@ from typing import Final
 
 import structlog
 
-from streamer.errors import UsageError
-from streamer.report import Counters, EdgeReport, Kicks, Result, Run, State, StreamReport
+from streamer import logs
+from streamer.errors import StreamerError, UsageError
+from streamer.model import TableName
+from streamer.report import Counters, EdgeReport, Kicks, Problem, Result, Run, Sessions, State, StreamReport
 from streamer.schedule import Continuous, Resting
 from streamer.stream import Stream
 
@@ -26,7 +28,8 @@ LOOK_SECONDS: Final = 0.2
 
 
 class Runner:
-    """Runs what `make` makes as the schedule wants it; `shown` is the schedule for people."""
+    """Runs what `make` makes as the schedule wants it; `shown` is the schedule for people, `held` tells why no run of a stream that
+    rests between its runs may begin now."""
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Runner:
         schedule: Continuous | Resting,
         shown: str,
         clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], str] = lambda: "",
     ) -> None:
         self.name = f"{sync}: {node}"
         self._sync = sync
@@ -43,6 +47,7 @@ class Runner:
         self._schedule = schedule
         self._shown = shown
         self._clock = clock
+        self._held = held
         self._changed = threading.Condition()
         self._stream = make()
         self._active = False
@@ -50,11 +55,15 @@ class Runner:
         self._stopping = False
         #: whether the run under way was told to stop
         self._interrupted = False
+        #: why it was given up from outside
+        self._verdict: StreamerError | None = None
+        self._verdict_at = datetime.now(UTC)
         self._run: Run | None = None
         self._ends = {Result.DONE: 0, Result.FAILED: 0}
         self._last_done: datetime | None = None
         #: what the edges did in earlier runs, by their targets
         self._before: dict[str, Counters] = {}
+        self._sessions = Sessions()
         self._log = structlog.get_logger().bind(sync=sync, source=node)
 
     # -- the stream's thread -----------------------------------------------------------------------------------------------------
@@ -69,13 +78,22 @@ class Runner:
         """Rest until a run is due; return its stream, None when told to stop."""
         with self._changed:
             while not self._stopping:
-                if not self._paused and self._schedule.is_due(self._clock()):
+                if self._may_begin() and self._schedule.is_due(self._clock()):
                     return self._begin()
                 self._changed.wait(LOOK_SECONDS)
             return None
 
+    def _may_begin(self) -> bool:
+        return not self._paused and self._verdict is None and not self._obstacle()
+
+    def _obstacle(self) -> str:
+        """Why no run may begin; a stream that never rests is held up by nothing."""
+        return self._held() if isinstance(self._schedule, Resting) and not self._active else ""
+
     def _begin(self) -> Stream:
-        self._before = {edge.target: self._total(edge) for edge in self._stream.report().edges}
+        report = self._stream.report()
+        self._before = {edge.target: self._total(edge) for edge in report.edges}
+        self._sessions += report.sessions
         self._stream = stream = self._make()
         self._schedule.begin()
         self._active, self._interrupted = True, False
@@ -114,7 +132,7 @@ class Runner:
         Raises UsageError if the stream is paused; ConnectError, SourceError if the source of a continuous one does not answer.
         """
         with self._changed:
-            self._refuse_if_paused()
+            self._refuse_if_stopped()
             if isinstance(self._schedule, Resting):
                 number = self._schedule.kick()
                 self._changed.notify_all()
@@ -126,9 +144,17 @@ class Runner:
             self._stream.reach(goal)
             return number
 
-    def _refuse_if_paused(self) -> None:
+    def _refuse_if_stopped(self) -> None:
+        if self._verdict is not None:
+            raise UsageError(self._verdict.message, self._verdict.hint)
         if self._paused:
             raise UsageError(f'sync "{self._sync}" is paused', f"run: streamer resume {self._sync}")
+
+    def copy_again(self, table: TableName, reason: str) -> None:
+        """Have every target copy a table once more: at once, or in the next run. Raises UsageError if the stream is paused."""
+        with self._changed:
+            self._refuse_if_stopped()
+            self._stream.copy_again(table, reason)
 
     def pause(self) -> None:
         """Stop reading once the group in hand is written, and begin no run, until `resume`."""
@@ -145,12 +171,22 @@ class Runner:
     def resume(self) -> None:
         """Go on after a pause, with the run that it broke off if there was one. A stream that had failed begins anew."""
         with self._changed:
-            if not self._paused:
+            if not self._paused and self._verdict is None:
                 return
-            self._paused = False
+            self._paused, self._verdict = False, None
             self._log.info("stream_resumed")
             self._schedule.pass_over(self._clock())
             self._changed.notify_all()
+
+    def give_up(self, error: StreamerError) -> None:
+        """End the run under way and begin none, because of this error, until `resume`."""
+        with self._changed:
+            self._verdict, self._verdict_at = error, datetime.now(UTC)
+            logs.failure(self._log, "stream", error)
+            if self._active:
+                self._break_off()
+            else:
+                self._schedule.break_off()
 
     def stop(self) -> None:
         """Let `run` end."""
@@ -182,9 +218,14 @@ class Runner:
                 schedule=self._shown,
                 paused=self._paused,
                 kicks=self._kicks(report),
+                sessions=self._sessions + report.sessions,
+                held=self._obstacle(),
+                problem=report.problem if self._verdict is None else Problem.of(self._verdict, self._verdict_at),
             )
 
     def _state(self, state: State) -> State:
+        if self._verdict is not None:
+            return State.FAILED
         if self._active:
             return state
         if self._paused:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from streamer.model import TableName
+from streamer.patterns import literal
 from streamer.sql_text import Name, names
 
 SEVERAL_SOURCES: Final = (
@@ -25,7 +26,6 @@ SEVERAL_SOURCES: Final = (
 )
 
 _FUNCTION: Final = re.compile(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-_WILDCARDS: Final = re.compile(r"[*?\[]")
 _RESTLESS_WORDS: Final = (
     "current_date",
     "current_role",
@@ -55,9 +55,10 @@ _RESTLESS_FUNCTIONS: Final = (
 """What changes in SQL although the row does not."""
 
 
-def _named(columns: tuple[str, ...]) -> tuple[str, ...]:
+def named_columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a list of columns as it stands in the file. Raises ValueError."""
     if not columns:
-        raise ValueError("is empty; name the columns that travel, or remove it")
+        raise ValueError("is empty; name the columns, or remove it")
     if twice := [name for name, times in Counter(columns).items() if times > 1]:
         raise ValueError(f'column "{twice[0]}" is named twice')
     if not all(columns):
@@ -66,9 +67,9 @@ def _named(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _qualified(name: str) -> str:
-    whole = name if "." in name else f"public.{name}"
-    if not all(whole.partition(".")) or _WILDCARDS.search(name):
-        raise ValueError("is not the name of a table; write SCHEMA.TABLE")
+    whole = literal(name if "." in name else f"public.{name}")
+    if whole is None or not all(whole.partition(".")):
+        raise ValueError("is not the name of a table; write SCHEMA.TABLE, and wildcards of the name in brackets: [*]")
     if whole.startswith("streamer."):
         raise ValueError("lies in the schema streamer, which holds what streamer keeps in a database; choose another one")
     return whole
@@ -112,7 +113,7 @@ class ShapeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: the columns that travel
-    columns: Annotated[tuple[str, ...], AfterValidator(_named)] | None = None
+    columns: Annotated[tuple[str, ...], AfterValidator(named_columns)] | None = None
     #: what the table is called on the target, as SCHEMA.TABLE
     rename: Annotated[str, AfterValidator(_qualified)] | None = None
     #: what columns are called on the target
@@ -142,6 +143,8 @@ class Shape:
     where: str
     #: "python:package.module:function"; empty: none
     transform: str
+    #: whether the table is copied whole, so that no change of it travels
+    whole: bool = False
 
     def column(self, name: str) -> str:
         """What a column is called on the target."""
@@ -185,13 +188,25 @@ Tables: TypeAlias = Mapping[str, ShapeSettings]
 """Settings by the whole names of tables."""
 
 
+def quoted_names(tables: object) -> object:
+    """Return settings of tables as they stand in the file; a name without its quotes is a table inside another one to TOML.
+
+    Raises ValueError.
+    """
+    for schema, settings in tables.items() if isinstance(tables, dict) else ():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            if isinstance(value, dict) and name != "rename_columns":
+                raise ValueError(f'a name with a dot needs quotes: write table."{schema}.{name}" for table.{schema}.{name}')
+    return tables
+
+
 class TargetSettings(BaseModel):
     """`[syncs.NAME.target.NODE]`: what holds for one target of a sync."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     #: what holds for single tables, by schema.table
-    table: dict[str, ShapeSettings] = {}
+    table: Annotated[dict[str, ShapeSettings], BeforeValidator(quoted_names)] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +240,9 @@ def _problems_on(node: str, tables: Tables, own: Tables, selection: Selection) -
     for one in shapes.values():
         if found := _contradiction(one):
             yield _place("rename_columns", node, own, one.table), found
-    literal = [table for name in selection.patterns if selection.selects(table := table_name(name)) and table not in shapes]
-    if clashing := clash(shapes.values(), literal):
+    named = [table_name(name) for pattern in selection.patterns if (name := literal(pattern)) is not None]
+    others = [table for table in named if selection.selects(table) and table not in shapes]
+    if clashing := clash(shapes.values(), others):
         one, other = clashing
         yield _place("rename", node, own, one.table), f'table "{other}" has the name "{one.target}" on "{node}" already'
 

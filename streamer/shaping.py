@@ -119,8 +119,8 @@ class ShapedRelation:
 
     def __init__(self, relation: Relation, shape: Shape, function: Function | None, key: Sequence[str] = ()) -> None:
         self._whole = relation.identity is Identity.FULL
-        identity = [c.name for c in relation.columns if c.identity]
-        key = [name for name in key if name in relation.names] if self._whole else identity
+        known = self._whole and not relation.key
+        key = [name for name in key if name in relation.names] if known else [relation.names[i] for i in relation.key]
         chosen = travelling(shape, relation.names, key)
         self.source = relation
         self.shape = shape

@@ -20,17 +20,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from operator import itemgetter
+from operator import attrgetter
 from typing import Final
 
 import structlog
 
+from streamer import logs
 from streamer.edge import Edge
 from streamer.errors import InternalError, StreamerError
-from streamer.model import LSN, Idle, Piece, Seen
-from streamer.ports import Reader, Source
+from streamer.model import LSN, Idle, Piece, TableName
+from streamer.ports import Place, Reader, Source
 from streamer.progress import Confirmation
-from streamer.report import Problem, State, StreamReport
+from streamer.report import Problem, Sessions, State, StreamReport
 from streamer.retry import Backoff
 
 WAIT_SECONDS: Final = 0.2
@@ -75,6 +76,8 @@ class Stream:
         self._confirmation = Confirmation(LSN(0))
         self._state = State.STARTING
         self._problem: Problem | None = None
+        self._sessions = Sessions()
+        self._reading = False
         self._log = structlog.get_logger().bind(sync=sync, source=node)
 
     def run(self) -> None:
@@ -90,7 +93,7 @@ class Stream:
                     self._failed(error)
                     if error.permanent or self._one_try:
                         return
-                    self._stop.wait(backoff.wait())
+                    self._stop.wait(backoff.after(error))
         except Exception as error:  # a bug must not end the thread in silence
             self._log.exception("stream_broken")
             self._failed(InternalError(f"stream {self.name}: unexpected {type(error).__name__}: {error}"))
@@ -108,13 +111,20 @@ class Stream:
         """Ask the source where its WAL ends; called by other threads too. Raises ConnectError, SourceError."""
         return self._source.state().current
 
+    def copy_again(self, table: TableName, reason: str) -> None:
+        """Have every target of it copy a table once more; called by other threads too."""
+        for edge in self._edges:
+            edge.copy_again(table, reason)
+
     def reach(self, goal: LSN) -> None:
         """Don't wait for more before what was committed before `goal` is made durable; `has_reached` tells when it is."""
         self._goal = goal
+        for edge in self._edges:
+            edge.sequences.hurry()
 
     def has_reached(self, goal: LSN) -> bool:
-        """Whether every target durably holds what was committed before `goal`."""
-        return all(edge.durable is not None and edge.durable >= goal for edge in self._edges)
+        """Whether every target durably holds what was committed before `goal`, and sequences have followed."""
+        return all(edge.durable is not None and edge.durable >= goal and not edge.sequences.pending for edge in self._edges)
 
     @property
     def caught_up(self) -> bool:
@@ -126,11 +136,13 @@ class Stream:
         places = self._wait_for_edges()
         if not places:
             return
-        start = places[0][0]
-        with self._source.read_from(start, places) as reader:
+        start = places[0].position
+        with self._source.read_from(places) as reader:
             self._check_slot()
+            self._log.info("stream_took_over" if self._state is State.STANDBY else "stream_reading", position=str(start))
             self._state = State.STREAMING
-            self._log.info("stream_reading", position=str(start))
+            self._sessions += Sessions(opened=1)
+            self._reading = True
             self._idle = []
             try:
                 while not (self._stop.is_set() or self._finished() or any(edge.waiting for edge in self._edges)):
@@ -142,6 +154,7 @@ class Stream:
                         self._dispatch(items, reader)
                     reader.confirm(self._confirmable())
             finally:
+                self._reading = False
                 for edge in self._edges:
                     edge.end_session()
                 if self._stop.is_set() or self._finished():
@@ -158,12 +171,12 @@ class Stream:
         if self._until_caught_up and self._goal is None:
             self._goal = state.current
 
-    def _wait_for_edges(self) -> list[tuple[LSN, Seen]]:
+    def _wait_for_edges(self) -> list[Place]:
         """Return where the edges are, in order, once one is aboard; nothing if there is no point in waiting."""
         while not self._stop.is_set() and not self._finished():
             self._rejoin.clear()
             if aboard := [p for edge in self._edges if (p := edge.board()) is not None]:
-                return sorted(aboard, key=itemgetter(0))
+                return sorted(aboard, key=attrgetter("position"))
             self._rejoin.wait(WAIT_SECONDS)
         return []
 
@@ -221,13 +234,24 @@ class Stream:
 
     def _failed(self, error: StreamerError) -> None:
         first = self._problem is None or self._problem.message != error.message
-        self._state = State.FAILED if error.permanent else State.RETRYING
+        self._state = State.after(error)
         self._problem = Problem.of(error, datetime.now(UTC))
+        self._sessions += Sessions(failed=int(self._state is not State.STANDBY))
         if first:
-            self._log.error("stream_failed", error=error.message, remedy=error.hint, permanent=error.permanent)
+            logs.failure(self._log, "stream", error)
 
     def report(self) -> StreamReport:
         """Return what the stream and its edges are doing now."""
         edges = [edge.report() for edge in self._edges]
+        waiting = self._state is State.STARTING and all(edge.state is State.STANDBY for edge in edges)
         confirmed = self._confirmable()
-        return StreamReport(self._sync, self._node, self._state, str(confirmed) if confirmed else "", self._problem, edges)
+        return StreamReport(
+            self._sync,
+            self._node,
+            State.STANDBY if waiting else self._state,
+            str(confirmed) if confirmed else "",
+            self._problem,
+            edges,
+            sessions=self._sessions,
+            connected=self._reading,
+        )

@@ -15,16 +15,15 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from streamer.config import Config, Sync
 from streamer.errors import ConfigError
 from streamer.model import EdgeName, TableName
+from streamer.patterns import literal, prefix
 from streamer.router import forwards
 
 Path: TypeAlias = tuple[EdgeName, ...]
-
-_WILDCARD: Final = re.compile(r"[*?\[]")
 
 
 def check(config: Config) -> None:
@@ -115,12 +114,12 @@ def _may_share(pattern: str, other_pattern: str, one: Sync, other: Sync) -> bool
     """Whether a table that both syncs select may match both patterns."""
     if _excludes(one, other_pattern) or _excludes(other, pattern):
         return False
-    prefix, other_prefix = _literal_prefix(pattern), _literal_prefix(other_pattern)
-    if prefix == pattern:
-        return fnmatch.fnmatchcase(pattern, other_pattern) and _selects(one, pattern) and _selects(other, pattern)
-    if other_prefix == other_pattern:
+    if (name := literal(pattern)) is not None:
+        return fnmatch.fnmatchcase(name, other_pattern) and _selects(one, name) and _selects(other, name)
+    if literal(other_pattern) is not None:
         return _may_share(other_pattern, pattern, other, one)
-    return prefix.startswith(other_prefix) or other_prefix.startswith(prefix)
+    begins, other_begins = prefix(pattern), prefix(other_pattern)
+    return begins.startswith(other_begins) or other_begins.startswith(begins)
 
 
 def _selects(sync: Sync, literal: str) -> bool:
@@ -132,8 +131,3 @@ def _excludes(sync: Sync, pattern: str) -> bool:
     """Whether the sync excludes everything that the pattern matches."""
     # matching a glob as if it were a name is sound where only * can swallow its wildcards
     return any(e == pattern or (not re.search(r"[?\[]", e) and fnmatch.fnmatchcase(pattern, e)) for e in sync.exclude)
-
-
-def _literal_prefix(pattern: str) -> str:
-    """What every name that matches begins with; the whole pattern if it has no wildcard."""
-    return _WILDCARD.split(pattern, maxsplit=1)[0]

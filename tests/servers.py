@@ -63,6 +63,26 @@ SETTINGS = {
     "log_line_prefix": "%m [%p] %q%a %u@%d ",
     "log_replication_commands": "on",
 }
+SINCE = {
+    "wal_level": 90400,
+    "max_replication_slots": 90400,
+    "max_wal_senders": 90400,
+    "wal_sender_timeout": 90300,
+    "max_wal_size": 90500,
+    "min_wal_size": 90500,
+    "track_commit_timestamp": 90500,
+    "password_encryption": 100000,
+    "log_replication_commands": 90500,
+}
+"""The first version that takes one of the settings as it stands above."""
+SCRAM = 100000
+UNSYNCED_INITDB = 90300
+SOCKET_DIRECTORIES = 90300
+PLPGSQL = 90000  # from here on every database has it
+APPLICATION_NAME = 90000
+ORIGINS = 90500
+SLOTS = 90400
+PID = 90200  # pg_stat_activity.pid
 FAKETIME = "faketime/libfaketime.so.1"
 """Debian's library that shifts a process's clock (package libfaketime), below a directory of libraries."""
 DEAD_MANS_SWITCH = 'cat >/dev/null; "$1" stop -D "$2" -m immediate -s >/dev/null 2>&1; rm -rf "$3"'
@@ -190,8 +210,15 @@ class PostgresServer:
         with self.connect(database) as connection:
             return connection.execute(_query(statement), parameters).fetchall()
 
+    def psql(self, script: str) -> None:
+        """Run a script as the superuser in psql, with its own commands, until the first error."""
+        command = [str(self.bin_dir / "psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", self.url()]
+        subprocess.run(command, input=script, text=True, check=True)
+
     def create_database(self, name: str) -> Database:
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        if self.version < PLPGSQL:
+            self.execute("CREATE LANGUAGE plpgsql", database=name)
         return Database(self, name)
 
     # -- how it is made -----------------------------------------------------------------------------------------------
@@ -231,20 +258,23 @@ class PostgresServer:
         )
 
     def _initdb(self, settings: Mapping[str, str]) -> None:
-        command = ["initdb", "-D", str(self.data_dir), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
-        self._must(command)
-        (self.data_dir / "pg_hba.conf").write_text(HBA)
+        command = ["initdb", "-D", str(self.data_dir), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C"]
+        self._must([*command, "-N"] if self.version >= UNSYNCED_INITDB else command)
+        (self.data_dir / "pg_hba.conf").write_text(HBA if self.version >= SCRAM else HBA.replace("scram-sha-256", "md5"))
         lines = [f"{name} = '{value}'" for name, value in (self._settings() | dict(settings)).items()]
         with (self.data_dir / "postgresql.conf").open("a") as conf:
             conf.write("\n".join(lines) + "\n")
 
     def _settings(self) -> dict[str, str]:
-        more = {"port": str(self.port), "unix_socket_directories": str(self.directory)}
+        plural = "unix_socket_directories" if self.version >= SOCKET_DIRECTORIES else "unix_socket_directory"
+        more = {"port": str(self.port), plural: str(self.directory)}
+        if self.version < APPLICATION_NAME:
+            more["log_line_prefix"] = SETTINGS["log_line_prefix"].replace("%a ", "")
         if self.version >= 180000:
             more["max_active_replication_origins"] = "60"
         if self.wal2json and self._knows("output_plugin_libraries"):
             more["output_plugin_libraries"] = "pgoutput, test_decoding, wal2json"
-        return SETTINGS | more
+        return {name: value for name, value in SETTINGS.items() if self.version >= SINCE.get(name, 0)} | more
 
     def _knows(self, setting: str) -> bool:
         """Ask the binary, since a server with an unknown setting in its file does not start."""
@@ -338,14 +368,19 @@ class Database:
     def _emptied(self) -> bool:
         """End whatever uses the database; True when nothing was left. A session needs a moment to notice."""
         with self.server.connect() as connection:
-            ended = connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name])
-            slots = connection.execute(
-                "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = %s", [self.name]
-            ).fetchall()
-            for slot_name, active_pid in slots:
-                if active_pid is None:
-                    connection.execute("SELECT pg_drop_replication_slot(%s)", [slot_name])
-        return ended.rowcount == 0 and not slots
+            pid = "pid" if self.server.version >= PID else "procpid"
+            query = f"SELECT pg_terminate_backend({pid}) FROM pg_stat_activity WHERE datname = %s"
+            ended = connection.execute(query.encode(), [self.name])
+            return ended.rowcount == 0 and not (self.server.version >= SLOTS and self._drop_slots(connection))
+
+    def _drop_slots(self, connection: psycopg.Connection[Row]) -> bool:
+        """Drop the slots that nobody reads any more, and say whether there were any."""
+        query = "SELECT slot_name, active FROM pg_replication_slots WHERE database = %s"
+        slots = connection.execute(query, [self.name]).fetchall()
+        for slot_name, active in slots:
+            if not active:
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [slot_name])
+        return bool(slots)
 
 
 def _query(statement: Statement) -> bytes | sql.SQL | sql.Composed:

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 30.0  # seconds; generous, since it only ends a test that has failed already
+DEADLINE = 60.0  # seconds; generous, since it only ends a test that has failed already
 PAUSES = (0.005, 0.1)  # seconds between two looks: the first, and the longest that it grows to
 
 
-def wait_for(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
     """Look at `condition` until it is truthy and return its value; after `deadline` seconds fail, naming `what`."""
     end = time.monotonic() + deadline
     pause, longest = PAUSES

@@ -1,10 +1,11 @@
--- What streamer keeps in a PostgreSQL database. Idempotent.
+-- What streamer keeps in a PostgreSQL database, for servers from 8.4 on. Each statement makes one thing; setup leaves out those whose
+-- thing is there.
 
-CREATE SCHEMA IF NOT EXISTS streamer;
+CREATE SCHEMA streamer;
 
 -- One row an edge that ends here: what this database holds of it. Every transaction that streamer applies writes its row first, so
 -- that a reader of this database's WAL knows by the first change where a transaction was made.
-CREATE TABLE IF NOT EXISTS streamer.progress (
+CREATE TABLE streamer.progress (
     sync text NOT NULL,
     source text NOT NULL,
     target text NOT NULL,
@@ -16,31 +17,19 @@ CREATE TABLE IF NOT EXISTS streamer.progress (
     origin_position text NOT NULL,
     origin_time timestamp with time zone NOT NULL,
     updated timestamp with time zone NOT NULL DEFAULT now(),
-    -- the newest commit time, for each other node, that the origin had applied when it made the transaction: {node: time}
-    seen text NOT NULL DEFAULT '{}',
-    -- and that the source had applied by `position`; empty if the transaction was made there, and the same
-    source_seen text NOT NULL DEFAULT '',
     PRIMARY KEY (sync, source, target)
 ) WITH (fillfactor = 10);
 
--- An installation from before there were several sources. (ADD COLUMN IF NOT EXISTS is not known to 9.4 and 9.5.)
-DO $$
-DECLARE
-    missing record;
-BEGIN
-    FOR missing IN
-        SELECT c.name, c.value FROM (VALUES ('seen', '{}'), ('source_seen', '')) AS c (name, value)
-        WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-                          WHERE attrelid = 'streamer.progress'::regclass AND attname = c.name AND NOT attisdropped)
-    LOOP
-        EXECUTE format('ALTER TABLE streamer.progress ADD COLUMN %I text NOT NULL DEFAULT %L', missing.name, missing.value);
-    END LOOP;
-END
-$$;
+-- The newest commit time, for each other node, that the origin had applied when it made the transaction: {node: time}.
+ALTER TABLE streamer.progress ADD COLUMN seen text NOT NULL DEFAULT '{}';
+
+-- And that the source had applied by `position`; empty if the transaction was made there, and the same.
+ALTER TABLE streamer.progress ADD COLUMN source_seen text NOT NULL DEFAULT '';
 
 -- The tables of an edge whose rows are here, and from which position on their changes are applied. A row is the first write of the
 -- transaction that copies the table, so that tables can be copied side by side: they would wait for each other at the progress row.
-CREATE TABLE IF NOT EXISTS streamer.copy (
+-- Position 0/0: the table is copied again and again, or its copy in ranges is not finished.
+CREATE TABLE streamer.copy (
     sync text NOT NULL,
     source text NOT NULL,
     target text NOT NULL,
@@ -54,11 +43,49 @@ CREATE TABLE IF NOT EXISTS streamer.copy (
     PRIMARY KEY (sync, source, target, schema_name, table_name)
 );
 
+-- Ranges of tables that are copied so, each committed with its row, the first write of its transaction. `bounds` is a JSON array: the
+-- column, whether it is a number, greater than which value, and not greater than which (null: without end).
+CREATE TABLE streamer.copied_part (
+    sync text NOT NULL,
+    source text NOT NULL,
+    target text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    bounds text NOT NULL,
+    position text NOT NULL,
+    rows bigint,
+    origin text NOT NULL,
+    origin_position text NOT NULL,
+    origin_time timestamp with time zone NOT NULL,
+    PRIMARY KEY (sync, source, target, schema_name, table_name, bounds)
+);
+
+-- An index or a constraint of a table that setup has made here, until it is made too: when the rows are there of schema_name.table_name,
+-- as the source calls the table, and of the other one, to which a foreign key refers. Delete a row to do without what it makes.
+CREATE TABLE streamer.post_data (
+    number bigserial PRIMARY KEY,
+    sync text NOT NULL,
+    target text NOT NULL,
+    kind text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    other_schema text,
+    other_table text,
+    -- the relation that gets it, perhaps a partition, and its name there
+    on_schema text NOT NULL,
+    on_table text NOT NULL,
+    name text NOT NULL,
+    what text NOT NULL,
+    statement text NOT NULL,
+    -- why this database does not take it; empty as long as that is not known
+    refused text NOT NULL DEFAULT ''
+);
+
 -- What follows is for syncs with several sources.
 
 -- Since when this node takes part in a sync. What was written here before is taken for equal on all nodes: nobody's later change
 -- conflicts with it.
-CREATE TABLE IF NOT EXISTS streamer.member (
+CREATE TABLE streamer.member (
     sync text NOT NULL,
     target text NOT NULL,
     joined timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
@@ -67,7 +94,7 @@ CREATE TABLE IF NOT EXISTS streamer.member (
 
 -- A deleted key, or a truncated table; the row's xmin tells when and where that was. The id is the MD5 of the compact JSON array of
 -- schema, table and the key's values as text; of schema and table alone for a truncate. Written by triggers on the tables.
-CREATE TABLE IF NOT EXISTS streamer.tombstone (
+CREATE TABLE streamer.tombstone (
     id uuid PRIMARY KEY,
     schema_name text NOT NULL,
     table_name text NOT NULL,
@@ -77,7 +104,7 @@ CREATE TABLE IF NOT EXISTS streamer.tombstone (
 
 -- A row of a table with merged columns (delta, max, min) whose other columns were last written by the transaction xid, although
 -- the row's own xmin is newer. The id is made as that of a tombstone.
-CREATE TABLE IF NOT EXISTS streamer.version (
+CREATE TABLE streamer.version (
     id uuid PRIMARY KEY,
     xid xid NOT NULL,
     written timestamp with time zone NOT NULL DEFAULT now()
@@ -85,7 +112,7 @@ CREATE TABLE IF NOT EXISTS streamer.version (
 
 -- A row, or a tombstone (buried), that an initial copy brought: as written by the transaction xid here, it has really this version.
 -- Nobody maintains it: what is written again has another xmin. The id is made as that of a tombstone.
-CREATE TABLE IF NOT EXISTS streamer.copied (
+CREATE TABLE streamer.copied (
     id uuid NOT NULL,
     buried boolean NOT NULL,
     xid xid NOT NULL,
@@ -97,7 +124,7 @@ CREATE TABLE IF NOT EXISTS streamer.copied (
 
 -- A row here, written in a local transaction, stands for the delete of that key: readers of the WAL make it one. It tells every
 -- node of a row that lost against another one with the same unique value, also where the loser never was in the table.
-CREATE TABLE IF NOT EXISTS streamer.removal (
+CREATE TABLE streamer.removal (
     id bigserial PRIMARY KEY,
     schema_name text NOT NULL,
     table_name text NOT NULL,
@@ -107,7 +134,7 @@ CREATE TABLE IF NOT EXISTS streamer.removal (
 );
 
 -- A conflict that was resolved here, or that stopped an edge. See: streamer conflicts.
-CREATE TABLE IF NOT EXISTS streamer.conflict (
+CREATE TABLE streamer.conflict (
     id bigserial PRIMARY KEY,
     resolved timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
     sync text NOT NULL,
@@ -132,10 +159,39 @@ CREATE TABLE IF NOT EXISTS streamer.conflict (
     error text
 );
 
--- Where a transaction was made that streamer wrote here: for servers that cannot keep it with the transaction itself.
-CREATE TABLE IF NOT EXISTS streamer.transaction (
+-- Where and when a transaction was made that wrote rows here, for servers that cannot keep it with the transaction itself: those that
+-- streamer applied, and where triggers have told the times of others until they were purged, these too, with an empty origin.
+CREATE TABLE streamer.transaction (
     xid bigint PRIMARY KEY,
     origin text NOT NULL,
     commit_time timestamp with time zone NOT NULL,
     applied timestamp with time zone NOT NULL DEFAULT now()
+);
+
+-- A change that an edge could not write here, with the error, or without one if it follows a refused change of the same row: until it
+-- is retried or discarded. See: streamer quarantine. Times are told as of the commit that was written together with it.
+CREATE TABLE streamer.quarantine (
+    id bigserial PRIMARY KEY,
+    sync text NOT NULL,
+    source text NOT NULL,
+    target text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    kind text NOT NULL,
+    -- key and rows are JSON objects, {column: text or null}; a row that is not there is NULL, a column that did not travel is missing
+    row_key text NOT NULL,
+    -- a digest of edge, table and key, before the change and after it: by these later changes of the row are found
+    row_id text NOT NULL,
+    next_row_id text NOT NULL,
+    -- what it takes to apply it: {identity, net, columns: [[name, type, part of the identity]]}
+    relation text NOT NULL,
+    old_row text,
+    new_row text,
+    error text,
+    origin text NOT NULL,
+    origin_position text NOT NULL,
+    origin_time timestamp with time zone NOT NULL,
+    quarantined timestamp with time zone NOT NULL,
+    UNIQUE (row_id, id),
+    UNIQUE (next_row_id, id)
 );

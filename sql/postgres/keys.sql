@@ -8,6 +8,7 @@ DECLARE
     gone uuid := @truncated@;
     old_key text := '';
 BEGIN
+    @unless_moved@
     IF TG_OP <> 'TRUNCATE' THEN
         old_key := @old_key@;
         gone := @old_id@;
@@ -23,7 +24,7 @@ COMMENT ON FUNCTION streamer.@function@() IS @comment@;
 CREATE TRIGGER zz_streamer_delete AFTER DELETE ON @table@
     FOR EACH ROW EXECUTE PROCEDURE streamer.@function@();
 CREATE TRIGGER zz_streamer_key AFTER UPDATE ON @table@
-    FOR EACH ROW WHEN (@key_changes@) EXECUTE PROCEDURE streamer.@function@();
+    FOR EACH ROW @when@ EXECUTE PROCEDURE streamer.@function@();
 CREATE TRIGGER zz_streamer_truncate AFTER TRUNCATE ON @table@
     FOR EACH STATEMENT EXECUTE PROCEDURE streamer.@function@();
 ALTER TABLE @table@ ENABLE ALWAYS TRIGGER zz_streamer_delete;

@@ -13,24 +13,29 @@ from typing import Any, Final
 
 import psycopg
 
-from streamer.admin import check_multi_master, check_shapes
+from streamer.admin import check_multi_master, check_shapes, check_triggers, installation
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
 from streamer.admin.check_rest import judge_rest
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
-from streamer.admin.check_server import OLDEST_SOURCE, Needs, Server, judge_server, read_server
+from streamer.admin.check_server import OLDEST_MASTER, OLDEST_SOURCE, Needs, Server, judge_server, read_server
 from streamer.admin.check_tables import Capture, check_source_rights, judge_selection, judge_source_table
 from streamer.admin.check_target import judge_target_table, read_target_table
 from streamer.admin.findings import Finding, Severity, error, ok, warning
 from streamer.admin.foreign import target_of
+from streamer.admin.keyless import TRIGGER, Keys
 from streamer.admin.nodes import LOGICAL, explained, session
-from streamer.capture import publication
+from streamer.admin.sequences import follows, judge_others, judge_sequences, selection
+from streamer.capture import keys, publication
 from streamer.capture.catalog import SourceTable, read_tables
 from streamer.capture.diagnose import Diagnosis
-from streamer.capture.slot import choose_plugin
+from streamer.capture.sequences import find_sequences
 from streamer.config import Config, slot_name
 from streamer.errors import StreamerError
 from streamer.model import TableName
+from streamer.node_config import choose_capture
+from streamer.post_data import REMEDY
 from streamer.session import Connection, version
+from streamer.sinks import postgres_post_data
 from streamer.sinks.postgres_session import ORIGINS
 
 WAL_STATUS: Final = 130000  # pg_replication_slots.wal_status: version 13
@@ -67,9 +72,10 @@ class _Check:
         for sync in self._config.syncs:
             self._compare_databases(sync)
             for source in self._config.syncs[sync].sources:
-                if source in self._servers and self._servers[source].version >= OLDEST_SOURCE:
+                if source in self._servers and self._can_capture(source):
                     with self._asking(source):
                         self._look_at_stream(sync, source)
+            self.findings += judge_others(self._config, sync)
             if self._config.syncs[sync].multi_master:
                 self._look_at_masters(sync)
 
@@ -93,21 +99,31 @@ class _Check:
             self.findings += judge_probes(node, *probe_twice(connection, other))
         server = self._servers[node] = read_server(connection)
         self.findings += judge_server(node, server, self._needs(node, connection))
+        self.findings += check_triggers.judge_left(self._config, node, connection)
 
     def _needs(self, node: str, connection: Connection) -> Needs:
         syncs = {name: s for name, s in self._config.syncs.items() if node in s.sources}
-        slots = {slot_name(name, node) for name in syncs}
+        capture = self._capture(node, connection)
+        slots = {slot_name(name, node) for name in syncs} if capture != TRIGGER else set()
         active = self._slots(connection) if version(connection) >= OLDEST_SOURCE else {}
         return Needs(
             source=bool(syncs),
             target=any(target == node for _, _, target in self._config.edges()),
             new_slots=len(slots - active.keys()),
             idle_streams=sum(not active.get(slot, False) for slot in slots),
-            copies=any(s.copy_rows != "never" for s in syncs.values()),
+            copies=capture != TRIGGER and any(s.copy_rows != "never" for s in syncs.values()),
             new_origins=self._missing_origins(node, connection),
             multi_master=any(s.multi_master and node in (*s.sources, *s.targets) for s in self._config.syncs.values()),
-            plugins=frozenset({choose_plugin(self._config.nodes[node].capture, version(connection))[0]} if syncs else ()),
+            plugins=frozenset({capture} if syncs else ()),
         )
+
+    def _capture(self, node: str, connection: Connection) -> str:
+        """How changes are read there: wal2json, pgoutput, trigger."""
+        return choose_capture(self._config.nodes[node].capture, version(connection))[0]
+
+    def _can_capture(self, node: str) -> bool:
+        """Whether the server knows that way, whatever else is wrong with it."""
+        return self._servers[node].version >= OLDEST_SOURCE or self._capture(node, self._connections[node]) == TRIGGER
 
     def _missing_origins(self, node: str, connection: Connection) -> int:
         """How many edges that end here have no replication origin yet."""
@@ -142,23 +158,48 @@ class _Check:
 
     def _look_at_stream(self, sync: str, source: str) -> None:
         connection, settings = self._connections[source], self._config.syncs[sync]
-        plugin, why = choose_plugin(self._config.nodes[source].capture, version(connection))
+        plugin, why = choose_capture(self._config.nodes[source].capture, version(connection))
         self.findings.append(ok(f'node "{source}"', f"captures with {plugin}: {why}"))
         tables = read_tables(connection, settings.selects)
-        self.findings += judge_selection(sync, settings, source, tables)
-        capture = Capture(source, version(connection), plugin, self._try(sync, source, plugin).loses_nan)
-        only_inserts = publication.insert_only(connection, tables, plugin)
+        followed = find_sequences(connection, selection(settings)) if settings.sequences else []
+        self.findings += judge_selection(sync, settings, source, tables, [sequence.name for sequence in followed])
+        capture = Capture(source, version(connection), plugin, plugin != TRIGGER and self._try(sync, source, plugin).loses_nan)
         for table in tables:
-            self.findings += judge_source_table(capture, table, only_inserts)
-        published = publication.published(connection, slot_name(sync, source)) if plugin == "pgoutput" else None
-        unpublished = {t.table for t in tables} - (published or set()) if plugin == "pgoutput" else set()
-        self.findings += check_source_rights(connection, source, tables, unpublished)
-        self.findings += self._judge_slot(sync, source, plugin, missing_publication=plugin == "pgoutput" and published is None)
-        self.findings += judge_rest(sync, settings, source, self._servers[source].settings)
+            if settings.captures(table.table):
+                self.findings += judge_source_table(capture, table)
+        if plugin == TRIGGER:
+            self._look_at_triggers(sync, source, tables)
+        else:
+            self._look_at_slot(sync, source, plugin, tables)
         for target in self._config.targets(sync, source):
             with self._asking(target):
                 self.findings += check_shapes.judge_shapes(self._config, sync, target, connection, capture, tables)
-                self._look_at_target(target, list(check_shapes.shaped(tables, settings.shapes_for(target))))
+                keyed = keys.on_targets(tables, settings.key_for)
+                self._look_at_target(target, list(check_shapes.shaped(keyed, settings.shapes_for(target))))
+                self.findings += self._judge_post_data(sync, target)
+                if follows(self._config, sync, target):
+                    other = self._connections[target]
+                    self.findings += judge_sequences(self._config, sync, source, connection, target, other)
+
+    def _look_at_slot(self, sync: str, source: str, plugin: str, tables: Sequence[SourceTable]) -> None:
+        connection, settings = self._connections[source], self._config.syncs[sync]
+        only_inserts = publication.insert_only(connection, tables, plugin)
+        self.findings += Keys(self._config, sync, source, plugin, only_inserts).judge(connection, tables)
+        published = publication.published(connection, slot_name(sync, source)) if plugin == "pgoutput" else None
+        captured = {t.table for t in tables if settings.captures(t.table)}
+        unpublished = captured - (published or set()) if plugin == "pgoutput" else set()
+        self.findings += check_source_rights(connection, source, tables, unpublished)
+        self.findings += self._judge_slot(sync, source, plugin, missing_publication=plugin == "pgoutput" and published is None)
+        self.findings += judge_rest(sync, settings, source, self._servers[source].settings)
+
+    def _look_at_triggers(self, sync: str, source: str, tables: Sequence[SourceTable]) -> None:
+        connection = self._connections[source]
+        self.findings += Keys(self._config, sync, source, TRIGGER, set()).judge(connection, tables)
+        facts = check_triggers.read_facts(self._config, sync, source, connection, tables)
+        self.findings += check_source_rights(connection, source, tables, facts.unfinished(), check_triggers.MAKE_TRIGGERS)
+        self.findings += check_triggers.judge_triggers(facts)
+        if self._config.syncs[sync].multi_master:
+            self.findings += check_triggers.judge_array_keys(source, version(connection), tables)
 
     def _try(self, sync: str, source: str, plugin: str) -> Trial:
         """The trial slot, once a node; not where it is known to fail."""
@@ -173,7 +214,7 @@ class _Check:
         server = self._servers[source]
         told = {f.remedy for f in self.findings if f.severity is Severity.ERROR and f.object == f'node "{source}"'}
         return (
-            LOGICAL in told
+            any(LOGICAL in remedy for remedy in told)
             or not (server.superuser or server.replication)
             or any("max_replication_slots" in remedy or "max_wal_senders" in remedy for remedy in told)
             or not server.allows(plugin)
@@ -209,6 +250,15 @@ class _Check:
                 found = read_target_table(self._connections[target], target, table)
                 self.findings += judge_target_table(target, table, found)
 
+    def _judge_post_data(self, sync: str, target: str) -> Iterator[Finding]:
+        """What was to be made after the rows, and the target has refused."""
+        connection = self._connections.get(target)
+        if connection is not None and installation.has_table(connection, "post_data"):
+            for one in postgres_post_data.listed(connection, sync, target):
+                if one.refused:
+                    remedy = REMEDY.format(statement=one.statement)
+                    yield warning(f'{one.what} on "{target}"', f"is not there: {one.refused}", remedy)
+
     # -- several sources ---------------------------------------------------------------------------------------------------------
 
     def _look_at_masters(self, sync: str) -> None:
@@ -217,7 +267,7 @@ class _Check:
         clocks: list[check_multi_master.Clock] = []
         self.findings += check_multi_master.judge_functions(sync, settings)
         for node in (*settings.sources, *settings.targets):
-            if node in self._servers:
+            if node in self._servers and self._may_be_master(node):  # else there is an error already
                 with self._asking(node):
                     clocks.append(check_multi_master.read_clock(node, self._connections[node]))
                     tables = self._look_at_master_tables(sync, node)
@@ -226,16 +276,21 @@ class _Check:
         self.findings += check_multi_master.judge_clocks(sync, settings, clocks)
         self.findings += judge_counters(settings.sources, counters)
 
+    def _may_be_master(self, node: str) -> bool:
+        return self._servers[node].version >= OLDEST_MASTER or self._capture(node, self._connections[node]) == TRIGGER
+
     def _look_at_master_tables(self, sync: str, node: str) -> list[TableName]:
         connection, settings, server = self._connections[node], self._config.syncs[sync], self._servers[node]
-        self.findings += check_multi_master.judge_commit_times(node, settings, connection)
+        by_triggers = node in settings.sources and self._capture(node, connection) == TRIGGER
+        self.findings += check_multi_master.judge_commit_times(node, settings, connection, by_triggers=by_triggers)
         without_triggers: list[TableName] = []
         merged: list[TableName] = []
+        from_wal = node in settings.sources and not by_triggers
         tables = read_tables(connection, settings.selects)
         for table in tables:
             rules = settings.rules_for(table.table)
-            facts = check_multi_master.read_master_table(connection, node, table, rules)
-            self.findings += check_multi_master.judge_master_table(sync, node, facts, rules, source=node in settings.sources)
+            facts = check_multi_master.read_master_table(connection, node, table, rules, from_wal=from_wal)
+            self.findings += check_multi_master.judge_master_table(sync, node, facts, rules, from_wal=from_wal)
             if rules.merged:
                 merged.append(table.table)
             if facts.key and facts.lacks_triggers:

@@ -22,6 +22,10 @@ from streamer.session import Connection, connect, reason_of, version
 
 TRIAL_SECONDS: Final = 5
 TEMPORARY_SLOTS: Final = 100000
+_MARKED: Final = "default_statistics_target"
+"""A setting that everybody may make, and that nothing of ours depends on; before 9.2 there is no room for one of our own."""
+MARKS: Final = ("101", "102")
+"""What two sessions are told apart by."""
 NUMBERS_AS_STRINGS: Final = "numeric-data-types-as-string"
 """An option of wal2json 2.6 and later."""
 
@@ -40,14 +44,14 @@ class Probe:
 
 def probe_twice(one: Connection, other: Connection) -> tuple[Probe, Probe]:
     """Look at two connections that are open at the same time. Raises psycopg.Error."""
-    for name, connection in (("one", one), ("other", other)):
-        connection.execute("SELECT set_config('streamer.probe', %s, false)", [name])
+    for value, connection in zip(MARKS, (one, other), strict=True):
+        connection.execute(f"SELECT set_config('{_MARKED}', %s, false)", [value])
     return _probe(one), _probe(other)
 
 
 def _probe(connection: Connection) -> Probe:
     row: Any = connection.execute(
-        "SELECT pg_backend_pid(), pg_postmaster_start_time()::text, current_setting('streamer.probe')"
+        f"SELECT pg_backend_pid(), pg_postmaster_start_time()::text, current_setting('{_MARKED}')"
     ).fetchone()
     return Probe(connection.info.backend_pid, row[0], row[1], row[2])
 
@@ -57,7 +61,7 @@ def judge_probes(node: str, one: Probe, other: Probe) -> Iterator[Finding]:
     remedy = f"name the server itself in nodes.{node}.url, not a pooler or load balancer"
     if one.started != other.started:
         yield error(f'node "{node}"', "two connections reached two different servers", remedy)
-    elif one.announced_pid != one.pid or one.pid == other.pid or (one.remembered, other.remembered) != ("one", "other"):
+    elif one.announced_pid != one.pid or one.pid == other.pid or (one.remembered, other.remembered) != MARKS:
         yield error(f'node "{node}"', "a connection pooler is between: a session does not keep its server process", remedy)
 
 

@@ -18,12 +18,13 @@ from streamer.config import Sync
 from streamer.conflict_config import TableRules
 from streamer.errors import ConfigError
 from streamer.model import TableName
-from streamer.session import Connection
+from streamer.session import Connection, version
 from streamer.sinks import handlers
 from streamer.sinks.merge import merge_of
 from streamer.sinks.postgres_table import quote, quoted, read_target
 from streamer.sinks.postgres_triggers import lacks_commit_timestamps, missing_triggers
 
+DEFERRABLE: Final = 90000  # also exclusion constraints
 MERGES: Final = {
     "delta": "smallint, integer, bigint or numeric",
     "max": "smallint, integer, bigint, numeric, real, double precision, date, timestamp or timestamp with time zone",
@@ -56,9 +57,10 @@ def judge_functions(name: str, sync: Sync) -> Iterator[Finding]:
             yield ok(f'sync "{name}"', f"{policy} can be called")
 
 
-def judge_commit_times(node: str, sync: Sync, connection: Connection) -> Iterator[Finding]:
-    """Yield what keeps the policy latest from working on the node. Raises psycopg.Error."""
-    if "latest" in policies(sync) and (told := lacks_commit_timestamps(connection)):
+def judge_commit_times(node: str, sync: Sync, connection: Connection, *, by_triggers: bool) -> Iterator[Finding]:
+    """Yield what keeps the policy latest from working on the node; `by_triggers` says that triggers capture what is changed there.
+    Raises psycopg.Error."""
+    if "latest" in policies(sync) and (told := lacks_commit_timestamps(connection, captures=by_triggers)):
         yield error(f'node "{node}"', *told)
 
 
@@ -118,15 +120,17 @@ class MasterTable:
     stranger: str
 
 
-def read_master_table(connection: Connection, node: str, table: SourceTable, rules: TableRules) -> MasterTable:
-    """Return the facts. Raises psycopg.Error, SchemaError."""
+def read_master_table(connection: Connection, node: str, table: SourceTable, rules: TableRules, *, from_wal: bool) -> MasterTable:
+    """Return the facts; of replica identities only `from_wal`. Raises psycopg.Error, SchemaError."""
     names = [table.table.schema, table.table.name]
     target = read_target(connection, node, table.table)
     row: Any = connection.execute(_OWNED, names).fetchone()
-    unresolved = connection.execute(_UNRESOLVED, {"schema": names[0], "name": names[1]}).fetchall()
+    where = {"schema": names[0], "name": names[1]}
+    unresolved = connection.execute(_UNRESOLVED, where).fetchall() if version(connection) >= DEFERRABLE else []
     missing = missing_triggers(connection, table.table, merged=bool(rules.merged))
     key, stranger = target.keys[0] if target.keys else (), "" if row[0] else connection.info.user
-    return MasterTable(table, key, tuple(read_parts(connection, table)), tuple(map(_pair, unresolved)), missing, stranger)
+    parts = tuple(read_parts(connection, table)) if from_wal else ()
+    return MasterTable(table, key, parts, tuple(map(_pair, unresolved)), missing, stranger)
 
 
 def _pair(row: tuple[Any, ...]) -> tuple[str, str]:
@@ -153,8 +157,9 @@ _WHY_UNRESOLVED: Final = {
 }
 
 
-def judge_master_table(name: str, node: str, facts: MasterTable, rules: TableRules, *, source: bool) -> Iterator[Finding]:
-    """Yield what keeps conflicts in the table from being resolved the same everywhere. Pure."""
+def judge_master_table(name: str, node: str, facts: MasterTable, rules: TableRules, *, from_wal: bool) -> Iterator[Finding]:
+    """Yield what keeps conflicts in the table from being resolved the same everywhere; `from_wal` says that changes are read there,
+    from the WAL. Pure."""
     what = f'table "{facts.table.table}" on "{node}"'
     altered = f"ALTER TABLE {quoted(facts.table.table)}"
     if not facts.key:
@@ -166,7 +171,7 @@ def judge_master_table(name: str, node: str, facts: MasterTable, rules: TableRul
             f"role {facts.stranger} does not own it, and only the owner can make the triggers that keep deleted keys",
             f"{altered} OWNER TO {role}, or GRANT its owner's role TO {role}",
         )
-    if source and (why := demand(rules, facts.parts, has_key=bool(facts.key))) and (parts := lacking(facts.parts)):
+    if from_wal and (why := demand(rules, facts.parts, has_key=bool(facts.key))) and (parts := lacking(facts.parts)):
         statements = "; ".join(part.remedy for part in parts)
         yield error(what, f"has not REPLICA IDENTITY FULL: {why}", f"{statements}; or run: streamer setup --fix")
     yield from _judge_merged(what, f'syncs.{name}.table."{facts.table.table}"', facts, rules)

@@ -8,20 +8,22 @@ https://dev.mysql.com/doc/refman/8.4/en/explain.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import pymysql
 
-from streamer.admin.findings import Finding, error, ok, warning
+from streamer.admin.findings import Finding, error, narrower, ok, warning
 from streamer.errors import SchemaError
 from streamer.model import TableDefinition
-from streamer.node_config import MysqlAddress
-from streamer.sinks.mysql_ddl import Names, fold_case, missing_column, quote, safe_name
-from streamer.sinks.mysql_session import RIGHTS, Connection, failure
+from streamer.sinks.extremes import lost
+from streamer.sinks.mysql_ddl import Names, declared_column, declared_types, fold_case, missing_column, quote, safe_name, text
+from streamer.sinks.mysql_session import RIGHTS, Connection, code_of, reason_of
 from streamer.sinks.mysql_table import TargetTable, read_target, require_key
 from streamer.sinks.mysql_types import Engine
+from streamer.sinks.mysql_values import converter
+from streamer.sinks.postgres_types import SourceType
 
 OLDEST: Final = {"mariadb": (10, 6, 0), "mysql": (8, 0, 0)}
 NAMES: Final = {"mariadb": "MariaDB", "mysql": "MySQL"}
@@ -29,6 +31,12 @@ SMALL_PACKET: Final = 16 << 20
 _VARIABLES: Final = (
     "SELECT version(), @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@local_infile, @@max_allowed_packet, "
     "@@global.read_only"
+)
+_WANTS_KEYS: Final = (
+    "SHOW VARIABLES WHERE variable_name IN ('sql_require_primary_key', 'innodb_force_primary_key') AND value = 'ON'"
+)
+KEYLESS_REMEDY: Final = (
+    "give the table a primary key on the source, or exclude it; or there, as an administrator: SET GLOBAL {} = 0, until it is made"
 )
 _TRIGGERS: Final = "SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = %s AND event_object_table = %s"
 
@@ -92,35 +100,64 @@ def judge_server(node: str, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def check_rights(node: str, address: MysqlAddress, connection: Connection) -> Iterator[Finding]:
+def check_rights(node: str, database: str, connection: Connection) -> Iterator[Finding]:
     """Try whether we may make a temporary table."""
     try:
         connection.run("CREATE TEMPORARY TABLE streamer_check (n INT PRIMARY KEY) ENGINE = InnoDB")
         connection.run("DROP TEMPORARY TABLE streamer_check")
     except pymysql.MySQLError as problem:
-        told = failure(node, address, problem)
-        grant = f"there, as an administrator: GRANT {RIGHTS} ON {quote(address.database)}.* TO '{address.user}'"
-        yield error(f'node "{node}"', told.message.removeprefix(f'node "{node}": '), grant)
+        grant = f"there, as an administrator: GRANT {RIGHTS} ON {quote(database)}.* TO {account(connection)}"
+        yield error(f'node "{node}"', f"{reason_of(problem)} (error {code_of(problem)})", grant)
 
 
-def check_table(
-    node: str, address: MysqlAddress, connection: Connection, names: Names, definition: TableDefinition
-) -> Iterator[Finding]:
+def check_databases(node: str, connection: Connection, databases: Iterable[str]) -> Iterator[Finding]:
+    """Tell of databases for schemas that are not there, as far as we may see. Raises pymysql.MySQLError."""
+    for name in sorted(databases):
+        if not connection.rows("SELECT 1 FROM information_schema.schemata WHERE schema_name = %s", (name,)):
+            yield warning(
+                f'node "{node}"',
+                f"database {quote(name)} does not exist, or streamer has no rights there",
+                f"there, as an administrator: CREATE DATABASE IF NOT EXISTS {quote(name)} CHARACTER SET utf8mb4; "
+                f"GRANT {RIGHTS} ON {quote(name)}.* TO {account(connection)}",
+            )
+
+
+def account(connection: Connection) -> str:
+    """Return the account that the server takes us for, as GRANT wants it. Raises pymysql.MySQLError."""
+    ((name,),) = connection.rows("SELECT CURRENT_USER()")
+    user, _, host = str(name).rpartition("@")
+    return f"{text(user)}@{text(host)}"
+
+
+def wants_keys(connection: Connection) -> str:
+    """Return the setting by which the server makes no table without a primary key; empty if it does. Raises pymysql.MySQLError."""
+    return next((str(name) for name, _ in connection.rows(_WANTS_KEYS)), "")
+
+
+def check_table(node: str, connection: Connection, names: Names, definition: TableDefinition) -> Iterator[Finding]:
     """What is wrong with the table on the target. Raises pymysql.MySQLError."""
-    what = f'table "{definition.table}" on "{node}"'
+    what, engine = f'table "{definition.table}" on "{node}"', Engine.of(connection.rows("SELECT version()")[0][0])
+    try:
+        wanted = declared_types(definition, engine)
+    except SchemaError as problem:
+        yield error(what, problem.message, problem.hint)
+        return
     try:
         target = read_target(connection, node, names, definition.table)
     except SchemaError as problem:
         yield warning(f'node "{node}"', problem.message.removeprefix(f'node "{node}" '), problem.hint)
+        if not definition.primary_key and (setting := wants_keys(connection)):
+            yield error(what, f"the server makes no table without a primary key ({setting})", KEYLESS_REMEDY.format(setting))
         return
-    yield from _judge_columns(what, connection, names, definition, target)
+    yield from _judge_columns(what, engine, names, definition, target)
+    yield from _judge_widths(what, names, definition, target, wanted)
     if definition.primary_key:
         try:
             require_key(target, names, definition.table, definition.primary_key)
         except SchemaError as problem:
             yield error(what, problem.message, problem.hint)
         yield from _judge_collations(what, names, definition, target)
-    yield from _try_writing(what, node, address, connection, names.sql(definition.table), target)
+    yield from _try_writing(what, node, connection, names.sql(definition.table), target)
     triggers = [str(name) for (name,) in connection.rows(_TRIGGERS, names.of(definition.table))]
     if triggers:
         yield warning(
@@ -130,14 +167,40 @@ def check_table(
         )
 
 
-def _judge_columns(
-    what: str, connection: Connection, names: Names, definition: TableDefinition, target: TargetTable
-) -> Iterator[Finding]:
-    for column in definition.columns:
-        if not column.generated and target.column(column.name) is None:
-            engine = Engine.of(connection.rows("SELECT version()")[0][0])
+def _judge_columns(what: str, engine: Engine, names: Names, definition: TableDefinition, target: TargetTable) -> Iterator[Finding]:
+    travelling = [c for c in definition.columns if not c.generated]
+    for column in travelling:
+        if target.column(column.name) is None:
             lack = missing_column(definition.table, column, engine, names)
             yield error(what, f'has no column "{column.name}"', lack.hint)
+    for name in sorted(target.required - {fold_case(safe_name(c.name)) for c in travelling}):
+        there = target.columns[name]
+        yield error(
+            what,
+            f'column "{there.name}" is NOT NULL without a default, and the source does not have it',
+            f"there: ALTER TABLE {names.sql(definition.table)} MODIFY {quote(there.name)} {there.column_type} NULL, "
+            "or give it a default",
+        )
+
+
+def _judge_widths(
+    what: str, names: Names, definition: TableDefinition, target: TargetTable, wanted: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Columns that hold less than the source's, by what writing would say of their greatest values."""
+    for name, column in ((c.name, c) for c in definition.columns if c.name in wanted):
+        there = target.column(name)
+        if there is None or target.is_generated(name):
+            continue
+        made = converter(column.type_oid, declared_column(name, wanted[name]))
+        if (problem := lost(SourceType.of(column), converter(column.type_oid, there), made)) is not None:
+            not_null = "" if there.nullable else " NOT NULL"
+            yield narrower(
+                what,
+                f'column "{there.name}" is {there.column_type}',
+                column.type_name,
+                problem,
+                f"ALTER TABLE {names.sql(definition.table)} MODIFY {quote(there.name)} {wanted[name]}{not_null}",
+            )
 
 
 def _judge_collations(what: str, names: Names, definition: TableDefinition, target: TargetTable) -> Iterator[Finding]:
@@ -158,21 +221,19 @@ def _judge_collations(what: str, names: Names, definition: TableDefinition, targ
         )
 
 
-def _try_writing(
-    what: str, node: str, address: MysqlAddress, connection: Connection, table: str, target: TargetTable
-) -> Iterator[Finding]:
-    name = next((quote(c.name) for folded, c in target.columns.items() if folded not in target.generated), None)
-    if name is None:
+def _try_writing(what: str, node: str, connection: Connection, table: str, target: TargetTable) -> Iterator[Finding]:
+    columns = [quote(c.name) for folded, c in target.columns.items() if folded not in target.generated]
+    if not columns:
         return
+    all_of_them = ", ".join(columns)
     for statement in (
-        f"INSERT INTO {table} ({name}) SELECT {name} FROM {table} WHERE 1 = 0",
-        f"UPDATE {table} SET {name} = {name} WHERE 1 = 0",
+        f"INSERT INTO {table} ({all_of_them}) SELECT {all_of_them} FROM {table} WHERE 1 = 0",
+        f"UPDATE {table} SET {columns[0]} = {columns[0]} WHERE 1 = 0",
         f"DELETE FROM {table} WHERE 1 = 0",
     ):
         try:
             connection.rows(f"EXPLAIN {statement}")
         except pymysql.MySQLError as problem:
-            told = failure(node, address, problem)
-            grant = f"there, as an administrator: GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO '{address.user}'"
-            yield error(what, told.message.removeprefix(f'node "{node}": '), grant)
+            grant = f"there, as an administrator: GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {account(connection)}"
+            yield error(what, f"{reason_of(problem)} (error {code_of(problem)})", grant)
             return

@@ -59,7 +59,7 @@ def _read(connection: Connection, name: TableName, *, new: bool, readable: bool)
 
 
 _COLUMNS: Final = """
-SELECT n.nspname, c.relname, a.attname, sn.nspname, s.relname, has_sequence_privilege(s.oid, 'SELECT')
+SELECT n.nspname, c.relname, a.attname, sn.nspname, s.relname, has_table_privilege(s.oid, 'SELECT')
 FROM pg_catalog.pg_depend d
 JOIN pg_catalog.pg_attrdef f ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND f.oid = d.objid
 JOIN pg_catalog.pg_class s ON d.refclassid = 'pg_catalog.pg_class'::regclass AND s.oid = d.refobjid AND s.relkind = 'S'
@@ -70,7 +70,7 @@ JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.adnum
 """
 _IDENTITIES: Final = """
 UNION ALL
-SELECT n.nspname, c.relname, a.attname, sn.nspname, s.relname, has_sequence_privilege(s.oid, 'SELECT')
+SELECT n.nspname, c.relname, a.attname, sn.nspname, s.relname, has_table_privilege(s.oid, 'SELECT')
 FROM pg_catalog.pg_depend d
 JOIN pg_catalog.pg_class s ON d.classid = 'pg_catalog.pg_class'::regclass AND s.oid = d.objid AND s.relkind = 'S'
 JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace

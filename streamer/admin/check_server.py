@@ -13,7 +13,9 @@ from typing import Final
 from streamer.admin import installation
 from streamer.admin.check_rest import IDLE_LIMIT, WAL_LIMIT
 from streamer.admin.findings import Finding, error, ok, warning
+from streamer.admin.keyless import TRIGGER
 from streamer.admin.nodes import LOGICAL
+from streamer.capture import delta_objects
 from streamer.capture.diagnose import ALLOW_WAL2JSON
 from streamer.capture.publication import TRUNCATES
 from streamer.session import Connection, version
@@ -21,6 +23,11 @@ from streamer.sinks.postgres_session import ORIGIN_REMEDY, ORIGINS
 from streamer.sinks.postgres_table import quote
 
 OLDEST_SOURCE: Final = 90400  # logical decoding
+INSTEAD: Final = '(where that cannot be had, set its capture to "trigger")'
+OLDEST: Final = 80400
+OLDEST_MASTER: Final = 90400  # where nothing captures the changes of the target by triggers
+STANDBYS: Final = 90000  # standbys that can be asked, and has_sequence_privilege(): version 9.0
+REPLICATION: Final = 90100  # the right to replicate, and the view of walsenders: version 9.1
 REPLICA_SUFFICES: Final = 190000  # from here on wal_level = replica becomes logical by itself
 SETTING_GRANTS: Final = 150000  # GRANT SET ON PARAMETER
 OWN_ORIGIN_LIMIT: Final = 180000  # max_active_replication_origins
@@ -38,6 +45,7 @@ _SETTINGS: Final = (
     "max_wal_senders",
     "max_active_replication_origins",
     "output_plugin_libraries",
+    "server_encoding",
     WAL_LIMIT,
     IDLE_LIMIT,
 )
@@ -100,26 +108,27 @@ class Needs:
 def read_server(connection: Connection) -> Server:
     """Ask the server. Raises psycopg.Error."""
     number, ask = version(connection), partial(_ask, connection)
-    has_schema = installation.is_there(connection)
+    is_target, is_source = installation.is_there(connection), delta_objects.is_there(connection)
+    has_schema = is_target or is_source
     superuser = bool(ask("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"))
     return Server(
         version=number,
         role=connection.info.user,
         superuser=superuser,
-        replication=bool(ask("SELECT rolreplication FROM pg_roles WHERE rolname = current_user")),
+        replication=number >= REPLICATION and bool(ask("SELECT rolreplication FROM pg_roles WHERE rolname = current_user")),
         database=str(ask("SELECT current_database()")),
         identity=(
             str(ask("SELECT pg_postmaster_start_time()::text")),
             str(ask("SELECT oid FROM pg_database WHERE datname = current_database()")),
         ),
-        in_recovery=bool(ask("SELECT pg_is_in_recovery()")),
+        in_recovery=number >= STANDBYS and bool(ask("SELECT pg_is_in_recovery()")),
         settings=dict(connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(_SETTINGS)])),
         slots=_count(connection, "pg_replication_slots") if number >= OLDEST_SOURCE else 0,
-        senders=_count(connection, "pg_stat_replication"),
+        senders=_count(connection, "pg_stat_replication") if number >= REPLICATION else 0,
         origins=_count(connection, "pg_replication_origin") if number >= ORIGINS else 0,
         may_create=bool(ask("SELECT has_database_privilege(current_database(), 'CREATE')")),
         has_schema=has_schema,
-        outdated=has_schema and not installation.is_complete(connection),
+        outdated=is_target and not installation.is_complete(connection),
         may_use_schema=has_schema and _may_use_schema(connection),
         may_temp=bool(ask("SELECT has_database_privilege(current_database(), 'TEMP')")),
         may_be_replica=superuser
@@ -141,7 +150,9 @@ def _count(connection: Connection, view: str) -> int:
 def _may_use_schema(connection: Connection) -> bool:
     if not _ask(connection, "SELECT has_schema_privilege('streamer', 'USAGE')"):
         return False
-    return not connection.execute(_DENIED_TABLES).fetchone() and not connection.execute(_DENIED_SEQUENCES).fetchone()
+    if connection.execute(_DENIED_TABLES).fetchone():
+        return False
+    return version(connection) < STANDBYS or not connection.execute(_DENIED_SEQUENCES).fetchone()
 
 
 _DENIED_TABLES: Final = """
@@ -166,6 +177,8 @@ def judge_server(node: str, server: Server, needs: Needs) -> Iterator[Finding]:
     """Yield what is to be said of the server. Pure."""
     what = f'node "{node}"'
     yield ok(what, f"PostgreSQL {_version_text(server.version)}, database {server.database}, role {server.role}")
+    if server.version < OLDEST:
+        yield error(what, "is older than 8.4, the first version that streamer works with", "upgrade that server")
     if server.in_recovery:
         yield error(what, "is a standby, which can not be written to", f"name its primary in nodes.{node}.url")
     yield from _judge_schema(what, server)
@@ -196,20 +209,23 @@ def _judge_schema(what: str, server: Server) -> Iterator[Finding]:
 
 
 def _judge_source(what: str, server: Server, needs: Needs) -> Iterator[Finding]:
-    if server.version < OLDEST_SOURCE:
-        yield error(
+    if server.settings.get("server_encoding") == "SQL_ASCII":
+        yield warning(
             what,
-            f"PostgreSQL {_version_text(server.version)} has no logical decoding, "
-            "and trigger capture is not available yet in this version",
-            "take a source with PostgreSQL 9.4 or later",
+            "the database has the encoding SQL_ASCII: it takes any bytes, and a text that is not UTF-8 stops its stream",
+            f"correct those that there are, found by: pg_dump --data-only {server.database} | iconv -f UTF-8 -t UTF-8 > /dev/null",
         )
+    if TRIGGER in needs.plugins:
+        return
+    if server.version < OLDEST_SOURCE:
+        yield error(what, f"PostgreSQL {_version_text(server.version)} has no logical decoding", 'set its capture to "trigger"')
         return
     level = server.settings.get("wal_level", "")
     enough = ("logical", "replica") if server.version >= REPLICA_SUFFICES else ("logical",)
     if level not in enough:
-        yield error(what, f"wal_level is {level}, it must be logical", LOGICAL)
+        yield error(what, f"wal_level is {level}, it must be logical {INSTEAD}", LOGICAL)
     if not (server.superuser or server.replication):
-        yield error(what, f"role {server.role} may not replicate", f"ALTER ROLE {quote(server.role)} REPLICATION")
+        yield error(what, f"role {server.role} may not replicate {INSTEAD}", f"ALTER ROLE {quote(server.role)} REPLICATION")
     yield from _judge_limits(what, server, needs)
     if server.version < TRUNCATES:
         yield warning(
@@ -260,6 +276,12 @@ def _judge_limits(what: str, server: Server, needs: Needs) -> Iterator[Finding]:
 
 def _judge_target(what: str, server: Server, needs: Needs) -> Iterator[Finding]:
     role = quote(server.role)
+    if needs.multi_master and TRIGGER not in needs.plugins and server.version < OLDEST_MASTER:
+        yield error(
+            what,
+            f"PostgreSQL {_version_text(server.version)} can be a source among several, but not their target only: that needs 9.4",
+            "make it a source, or give the sync one source",
+        )
     if not server.may_temp:
         yield error(
             what,

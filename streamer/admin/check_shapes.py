@@ -17,7 +17,8 @@ from streamer.capture.shaped_tables import examine_shapes, key_of, shaped_table,
 from streamer.config import Config
 from streamer.errors import ConfigError, SchemaError
 from streamer.model import Identity, TableName
-from streamer.session import Connection
+from streamer.node_config import choose_capture
+from streamer.session import Connection, version
 from streamer.shape_config import Shape
 from streamer.shaping import full_identity, used_columns
 from streamer.sinks.postgres_triggers import patiently
@@ -35,7 +36,7 @@ def judge_shapes(
     shapes = settings.shapes_for(target)
     if not shapes:
         return
-    _, problems = examine_shapes(capture.node, config.nodes[capture.node].url, settings.selects, shapes)
+    _, problems = examine_shapes(capture.node, config.nodes[capture.node], settings.selects, shapes)
     yield from (error(what, problem.message, problem.hint) for problem in problems)
     for shape in shapes.values():
         try:
@@ -93,6 +94,8 @@ def carry_filtered_rows(config: Config, sync: str, source: str, *, fix: bool, sa
     """Have the tables carry the old row where a shape needs it, or say how. Raises StreamerError."""
     settings = config.syncs[sync]
     with session(config, source) as connection:
+        if choose_capture(config.nodes[source].capture, version(connection))[0] == "trigger":
+            return  # replica identities mean nothing to it
         tables = read_tables(connection, settings.selects)
         wanted = {
             name: (why, statement)

@@ -15,14 +15,17 @@ from streamer.capture.catalog import SourceTable
 from streamer.capture.publication import VIA_ROOT
 from streamer.config import Sync
 from streamer.model import Identity, TableName
-from streamer.session import Connection
+from streamer.session import Connection, version
 from streamer.sinks.postgres_table import quote, quoted
 
+ROW_SECURITY: Final = 90500
 NUMBERS: Final = (700, 701, 1700)  # float4, float8, numeric
 
 
-def judge_selection(name: str, sync: Sync, source: str, tables: Sequence[SourceTable]) -> Iterator[Finding]:
-    """Yield patterns that choose nothing. Pure."""
+def judge_selection(
+    name: str, sync: Sync, source: str, tables: Sequence[SourceTable], sequences: Sequence[TableName]
+) -> Iterator[Finding]:
+    """Yield patterns that choose nothing; `sequences` are those that the sync keeps in step. Pure."""
     if not tables:
         yield error(
             f'sync "{name}"',
@@ -30,8 +33,9 @@ def judge_selection(name: str, sync: Sync, source: str, tables: Sequence[SourceT
             f"correct syncs.{name}.tables; case counts, and a name without a dot means the schema public",
         )
         return
+    names = [str(name) for name in (*(t.table for t in tables), *sequences)]
     for pattern in sync.tables:
-        if not any(fnmatch.fnmatchcase(str(t.table), pattern) for t in tables):
+        if not any(fnmatch.fnmatchcase(chosen, pattern) for chosen in names):
             yield warning(
                 f'sync "{name}"', f'the pattern "{pattern}" chooses no table on "{source}"', f"correct syncs.{name}.tables"
             )
@@ -49,20 +53,20 @@ class Capture:
     loses_nan: bool
 
 
-def judge_source_table(capture: Capture, table: SourceTable, insert_only: Collection[TableName]) -> Iterator[Finding]:
+def judge_source_table(capture: Capture, table: SourceTable) -> Iterator[Finding]:
     """Yield what keeps changes of the table from being captured. Pure."""
     what = f'table "{table.table}" on "{capture.node}"'
     name = quoted(table.table)
-    if table.table in insert_only:
-        yield warning(
-            what,
-            "has no usable replica identity: only inserts are replicated",
-            f"ALTER TABLE {name} ADD PRIMARY KEY (…), or ALTER TABLE {name} REPLICA IDENTITY FULL, "
-            "on its partitions too; or put it into exclude",
-        )
     if table.partitioned and capture.plugin == "pgoutput" and capture.version < VIA_ROOT:
         yield warning(
             what, "its partitions are published one by one in this version", "after adding a partition, run: streamer setup"
+        )
+    if table.partitioned:
+        yield warning(
+            what,
+            "TRUNCATE, DETACH or DROP of one of its partitions is not replicated: the rows stay on the targets; nor is ATTACH of "
+            "one that holds rows: they are missing there",
+            "DELETE rows before, INSERT them after, or: streamer copy SYNC --table; TRUNCATE of the whole table is replicated",
         )
     numbers = [c.name for c in table.travelling if c.type_oid in NUMBERS]
     if capture.loses_nan and numbers:
@@ -82,14 +86,20 @@ def judge_source_table(capture: Capture, table: SourceTable, insert_only: Collec
 
 
 def check_source_rights(
-    connection: Connection, node: str, tables: Sequence[SourceTable], unpublished: Collection[TableName]
+    connection: Connection,
+    node: str,
+    tables: Sequence[SourceTable],
+    unpublished: Collection[TableName],
+    what_owners_do: str = "publish a table",
 ) -> list[Finding]:
-    """Return what our role may not do with the tables; `unpublished` are those that setup has to publish. Raises psycopg.Error."""
+    """Return what our role may not do with the tables; `unpublished` are those that setup has to alter. Raises psycopg.Error."""
     role, findings = quote(connection.info.user), []
     for table in tables:
         name = quoted(table.table)
-        row: Any = connection.execute(_SOURCE_RIGHTS, [table.table.schema, table.table.name]).fetchone()
-        usage, select, owner = row
+        row: Any = connection.execute(
+            _SOURCE_RIGHTS.format(policed=policed(connection)).encode(), [table.table.schema, table.table.name]
+        ).fetchone()
+        usage, select, owner, hidden = row
         what = f'table "{table.table}" on "{node}"'
         if not usage:
             findings.append(
@@ -97,14 +107,28 @@ def check_source_rights(
             )
         if not select:
             findings.append(error(what, f"role {role} may not read it", f"GRANT SELECT ON {name} TO {role}"))
+        if hidden:
+            findings.append(rows_are_hidden(what, role))
         if not owner and table.table in unpublished:
             remedy = f"ALTER TABLE {name} OWNER TO {role}, or GRANT its owner's role TO {role}"
-            findings.append(error(what, f"role {role} does not own it, and only the owner can publish a table", remedy))
+            findings.append(error(what, f"role {role} does not own it, and only the owner can {what_owners_do}", remedy))
     return findings
 
 
+def policed(connection: Connection) -> str:
+    """Return the expression for whether policies of the table c bind our role."""
+    return "row_security_active(c.oid)" if version(connection) >= ROW_SECURITY else "false"
+
+
+def rows_are_hidden(what: str, role: str) -> Finding:
+    """Return the finding for a table whose policies bind our role."""
+    return error(
+        what, f"its policies (row level security) hide rows from role {role}", f"as a superuser: ALTER ROLE {role} BYPASSRLS"
+    )
+
+
 _SOURCE_RIGHTS: Final = """
-SELECT has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE')
+SELECT has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'), {policed}
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s
 """

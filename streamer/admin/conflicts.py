@@ -7,18 +7,19 @@ cannot be reached is told, and the others are shown.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamer.admin import installation
+from streamer.admin.arguments import moment, node_and_number, table_name
 from streamer.admin.nodes import chosen_syncs, session
-from streamer.admin.printing import on_terminal, print_table
+from streamer.admin.printing import on_terminal, print_table, printable, shortened
 from streamer.config import Config
 from streamer.errors import StreamerError, UsageError
 from streamer.model import TableName
@@ -27,7 +28,6 @@ from streamer.sinks.conflict import ConflictKind
 
 Row = dict[str, str | None]
 
-UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 HEADERS: Final = ("time (UTC)", "id", "table", "key", "kind", "winner", "rule")
 WIDE: Final = 100
 """From this width of a terminal on, seconds are shown."""
@@ -89,23 +89,7 @@ def make_filter(
     """Return the filter that a person has typed. Raises UsageError."""
     if kind is not None and kind not in list(ConflictKind):
         raise UsageError(f'there is no kind of conflict "{kind}"', f"the kinds are {', '.join(ConflictKind)}")
-    schema, _, name = (table or "").rpartition(".")
-    wanted = TableName(schema or "public", name) if table else None
-    return Filter(sync, node, wanted, kind, moment(since) if since else None, limit)
-
-
-def moment(text: str) -> datetime:
-    """Return the moment that a person means by `2h` (ago) or an ISO date or time, in UTC unless it says otherwise.
-
-    Raises UsageError.
-    """
-    try:
-        if match := re.fullmatch(r"(\d+)([smhdw])", text):
-            return datetime.now(UTC) - timedelta(**{UNITS[match[2]]: int(match[1])})
-        told = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise UsageError(f'"{text}" is not a time', "write for example --since 2h, 30m, 7d or 2026-01-31T12:00") from None
-    return told if told.tzinfo else told.replace(tzinfo=UTC)
+    return Filter(sync, node, table_name(table) if table else None, kind, moment(since) if since else None, limit)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------------------
@@ -126,14 +110,12 @@ def find(config: Config, wanted: Filter) -> Found:
 
 def get(config: Config, name: str) -> Conflict:
     """Return the conflict with the id NODE:NUMBER. Raises StreamerError if there is none."""
-    node, _, number = name.partition(":")
-    if not number.isdecimal() or len(number) > 18:
-        raise UsageError(f'"{name}" is not the id of a conflict', "take one that streamer conflicts list shows, like a:12")
+    node, number = node_and_number(name, "a conflict", "take one that streamer conflicts list shows, like a:12")
     if node not in _nodes(config, Filter()):
         raise UsageError(f'node "{node}" resolves no conflicts', f"they are resolved on {', '.join(_nodes(config, Filter()))}")
     with session(config, node) as connection:
         _require_table(connection, node)
-        row = connection.execute(f"{_SELECT} WHERE id = %s".encode(), [int(number)]).fetchone()
+        row = connection.execute(f"{_SELECT} WHERE id = %s".encode(), [number]).fetchone()
     if row is None:
         raise StreamerError(f'node "{node}" has no conflict {number}', "old ones are removed after conflict_days")
     return _conflict(node, row)
@@ -171,7 +153,7 @@ def _read(config: Config, node: str, wanted: Filter) -> list[Conflict]:
 
 
 def _require_table(connection: Connection, node: str) -> None:
-    if connection.execute("SELECT to_regclass('streamer.conflict') IS NULL").fetchone() == (True,):
+    if not installation.has_table(connection, "conflict"):
         raise StreamerError(f'node "{node}" is not set up to keep conflicts', "run: streamer setup")
 
 
@@ -239,7 +221,7 @@ def _print_narrow(rows: Sequence[Sequence[str]]) -> None:
         if wide:
             shown = [time[5:], number, name, key, kind, winner, rule]
         else:
-            shown = [time[5:16], number, _shortened(name, 16), _shortened(key, 12), kind, winner, _shortened(rule, 8)]
+            shown = [time[5:16], number, shortened(name, 16), shortened(key, 12), kind, winner, shortened(rule, 8)]
         table.add_row(*map(Text, shown))
     console.print(table)
 
@@ -249,7 +231,7 @@ def _cells(conflict: Conflict) -> list[str]:
         f"{conflict.resolved.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
         conflict.id,
         conflict.table.removeprefix("public."),
-        _shortened(_key(conflict.key), 30),
+        shortened(_key(conflict.key), 30),
         conflict.kind,
         conflict.winner or "none",
         conflict.rule or "-",
@@ -272,7 +254,7 @@ def print_one(conflict: Conflict, *, as_json: bool) -> None:
     }.items():
         if told:
             print(f"{what + ':':9} {told}")
-    print_table(("", "", "current", "incoming"), list(_side_by_side(conflict)))
+    print_table(("", "", "current", "incoming"), list(_side_by_side(conflict)), side_by_side=True)
 
 
 def _side_by_side(conflict: Conflict) -> Iterator[list[str]]:
@@ -293,20 +275,11 @@ def _cell(row: Row | None, column: str, absent: str) -> str:
     if column not in row:
         return "not sent"
     value = row[column]
-    return "NULL" if value is None else _shortened(_printable(value), LONGEST)
+    return "NULL" if value is None else shortened(printable(value), LONGEST)
 
 
 def _key(key: Row) -> str:
-    return _printable(", ".join(f"{column}={value}" for column, value in key.items()))
-
-
-def _printable(text: str) -> str:
-    """The text without anything that a terminal would act on."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return printable(", ".join(f"{column}={value}" for column, value in key.items()))
 
 
 def _time(moment: datetime | None) -> str:

@@ -1,28 +1,45 @@
 """`streamer ddl`: the statements that make the tables of a sync on a target. Nothing is changed.
 
-They are what `streamer setup` executes, but that it prefers pg_dump's between PostgreSQL databases. The trap: some depend on the
-target's server and its version, so it must be there.
+They are what `streamer setup` executes, but that it prefers pg_dump's between PostgreSQL databases, and what `streamer run` does
+when the rows are there. The trap: some depend on the target's server and its version, so it must be there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from streamer.admin.create_tables import awaited, selection_of
 from streamer.admin.foreign import target_of
 from streamer.admin.nodes import chosen_syncs, session
+from streamer.capture import keys
 from streamer.capture.catalog import SourceTable, read_tables
-from streamer.capture.definition import table_creations
+from streamer.capture.definition import table_structure
 from streamer.capture.recast import recast_creations
 from streamer.capture.shaped_tables import shaped_tables
 from streamer.config import Config
 from streamer.errors import UsageError
 from streamer.model import TableName
+from streamer.post_data import Structure, rounds
 from streamer.session import Connection, version
 from streamer.shape_config import Shape
 from streamer.sinks.postgres_ddl import exists, has_table
 
 
-def statements(config: Config, sync: str, target: str, *, existing: bool = False) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """What makes tables: before their rows, and after them."""
+
+    before: list[str]
+    after: list[str]
+
+    @property
+    def all(self) -> list[str]:
+        """All of them, in order."""
+        return self.before + self.after
+
+
+def statements(config: Config, sync: str, target: str, *, existing: bool = False) -> Statements:
     """Return the statements for the tables that the target lacks; with `existing` for all, as if it had none.
 
     Raises UsageError if the sync does not write there, StreamerError.
@@ -35,32 +52,39 @@ def statements(config: Config, sync: str, target: str, *, existing: bool = False
             f'sync "{sync}" has no target "{target}"', f"its targets are {', '.join(settings.targets or settings.sources)}"
         )
     with session(config, source) as connection:
-        tables = read_tables(connection, settings.selects)
+        tables = keys.on_targets(read_tables(connection, settings.selects), settings.key_for)
         shapes = settings.shapes_for(target)
         wanted = shaped_tables(tables, shapes)
         foreign = target_of(config, target)
         if foreign is None:
-            return _on_server(config, target, connection, tables, shapes, existing=existing)
+            return _on_server(config, sync, target, connection, tables, shapes, existing=existing)
         there = frozenset[TableName]() if existing else foreign.existing([t.table for t in wanted])
-        return foreign.statements([t.definition for t in wanted if t.table not in there])
+        return Statements(foreign.statements([t.definition for t in wanted if t.table not in there]), [])
 
 
 def _on_server(
     config: Config,
+    sync: str,
     target: str,
     source: Connection,
     tables: Sequence[SourceTable],
     shapes: dict[TableName, Shape],
     *,
     existing: bool,
-) -> list[str]:
+) -> Statements:
     """The statements for a PostgreSQL target."""
     with session(config, target) as other:
         pairs = list(zip(tables, shaped_tables(tables, shapes), strict=True))
         missing = [(of, t) for of, t in pairs if existing or not has_table(other, t.table)]
         recast = [(of, t) for of, t in missing if (shape := shapes.get(of.table)) and shape.recast]
         plain = [of.table for of, t in missing if (of, t) not in recast]
-        creations = table_creations(source, plain, version(other)) if plain else []
+        made = Structure()
+        if plain:
+            selection = selection_of(config.syncs[sync], plain, tables, shapes)
+            made = table_structure(source, selection, version(other))
+            made.after += awaited(source, selection)
         if recast:
-            creations += recast_creations(source, [of.table for of, _ in recast], [t.definition for _, t in recast], version(other))
-        return [c.statement for c in creations if existing or not exists(other, c)]
+            definitions = [t.definition for _, t in recast]
+            made.before += recast_creations(source, [of.table for of, _ in recast], definitions, version(other))
+        before = [c.statement for c in made.before if existing or not exists(other, c)]
+        return Statements(before, [one.statement for objects in rounds(made.after) for one in objects])

@@ -75,18 +75,18 @@ class EventFiles:
     def _record(self) -> Record | None:
         return read(self._node, self._progress)
 
-    def create(self, definitions: Sequence[TableDefinition]) -> list[str]:
+    def create(self, definitions: Sequence[TableDefinition]) -> Iterator[str]:
         """Make the file, if it is missing."""
         if self._settings.standard_output:
-            return []
+            return
         path = self._settings.path
         try:
             path.open("xb").close()
         except FileExistsError:
-            return []
+            return
         except OSError as problem:
             raise failure(self._node, path, problem) from problem
-        return [self.place]
+        yield self.place
 
     def statements(self, definitions: Sequence[TableDefinition]) -> list[str]:
         """Return nothing: there are no tables."""
@@ -113,6 +113,10 @@ class EventFiles:
         """Return the tables whose rows have been read, or were not to be."""
         record = self._record()
         return frozenset(record.copied) if record is not None and record.edge == edge else frozenset()
+
+    def quarantined(self, edge: EdgeName) -> int | None:
+        """Return 0: every change is taken."""
+        return 0
 
     def forget(self, syncs: Sequence[str], source: str | None = None) -> list[str]:
         """Remove the progress file, if it is theirs. Raises TargetError if a daemon holds it."""

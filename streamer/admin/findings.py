@@ -1,4 +1,6 @@
-"""What `streamer check` finds: how bad, about what, why, and what to do. Printed as a table on a terminal, else one line each."""
+"""What `streamer check` finds: how bad, about what, why, and what to do. One line each; on a terminal the remedy has a line
+of its own, which only the terminal wraps, so that it can be copied.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Final
 
-from streamer.admin.printing import counted, on_terminal, print_table
+from rich.console import Console
+from rich.text import Text
+
+from streamer.admin.printing import counted, on_terminal
 
 
 class Severity(enum.StrEnum):
@@ -47,6 +53,12 @@ def ok(object: str, reason: str) -> Finding:
     return Finding(Severity.OK, object, reason)
 
 
+def narrower(object: str, column: str, type_name: str, problem: ValueError, remedy: str) -> Finding:
+    """Return the finding of a column that does not hold all values of the source's."""
+    reason = f"{column}, narrower than {type_name} on the source: {problem}"
+    return warning(object, reason, f"there: {remedy}; else on_unrepresentable says what happens to such values (docs/types.md)")
+
+
 def failed(findings: Sequence[Finding]) -> bool:
     """Return whether anything must be cured."""
     return any(f.severity is Severity.ERROR for f in findings)
@@ -59,10 +71,20 @@ def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"findings": [asdict(f) for f in ordered]}, indent=2, ensure_ascii=False))
         return
-    if on_terminal():
-        print_table(("", "object", "finding", "remedy"), [[str(f.severity), f.object, f.reason, f.remedy] for f in ordered])
-    else:
-        for f in ordered:
+    for f in ordered:
+        if on_terminal():
+            _show(f)
+        else:
             print(f"{f.severity}: {f.object}: {f.reason}" + (f"; {f.remedy}" if f.remedy else ""))
     counts = Counter(f.severity for f in findings)
     print(f"{counted(counts[Severity.ERROR], 'error')}, {counted(counts[Severity.WARNING], 'warning')}")
+
+
+_COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.OK: "green"}
+
+
+def _show(finding: Finding) -> None:
+    console = Console(soft_wrap=True)
+    console.print(Text.assemble((finding.severity, _COLOURS[finding.severity]), f": {finding.object}: {finding.reason}"))
+    if finding.remedy:
+        console.print(Text(f"    {finding.remedy}"))

@@ -6,7 +6,7 @@ settings. All others only receive, and this is all that anybody wants to know of
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Protocol
 
 from streamer.admin.event_files import EventFiles
@@ -30,8 +30,8 @@ class ForeignTarget(Protocol):
     def check(self, definitions: Sequence[TableDefinition]) -> list[Finding]:
         """Return what `streamer check` says of it as a target for these tables. Changes nothing."""
 
-    def create(self, definitions: Sequence[TableDefinition]) -> list[str]:
-        """Make streamer's own tables and those of `definitions` that are missing; return what was made."""
+    def create(self, definitions: Sequence[TableDefinition]) -> Iterator[str]:
+        """Make streamer's own tables and those of `definitions` that are missing; give the name of each when it is made."""
 
     def statements(self, definitions: Sequence[TableDefinition]) -> list[str]:
         """Return what would make the tables of `definitions`, as `create` would make them where they are missing."""
@@ -47,6 +47,9 @@ class ForeignTarget(Protocol):
 
     def position(self, edge: EdgeName) -> str | None:
         """Return the position that an edge has written, None if nothing is known of the edge."""
+
+    def quarantined(self, edge: EdgeName) -> int | None:
+        """Return how many changes of an edge it holds in quarantine, None if it is not set up for that."""
 
     def copied(self, edge: EdgeName) -> frozenset[TableName]:
         """Return the tables whose initial copy is done or was not needed."""

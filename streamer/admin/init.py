@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from streamer.admin.new_file import write_new
 from streamer.admin.nodes import Say
-from streamer.errors import UsageError
 
 TEMPLATE: Final = """\
 # The config of streamer. A key that is commented out shows its default.
@@ -15,8 +15,14 @@ TEMPLATE: Final = """\
 [nodes.a]
 # Where it is. ${NAME} is taken from the environment; a password may also be in ~/.pgpass.
 url = "postgresql://postgres:${SHOP_PASSWORD}@127.0.0.1:5432/shop"
-# How changes are read where the node is a source: auto, pgoutput (PostgreSQL 10 and later) or wal2json (an extra package).
+# How changes are read where the node is a source: auto, pgoutput (PostgreSQL 10 and later), wal2json (an extra package), or trigger
+# (triggers on its tables: for old servers, and roles that may not replicate).
 # capture = "auto"
+
+# How much WAL a slot of ours may hold back on this source (kB, MB, GB, TB); without it any amount. And what happens
+# when it is more: alert, pause (other work on this node waits), or drop-slot (the source lives, the targets need a new copy).
+# max_retained_wal = "20GB"
+# wal_guard = "alert"
 
 [nodes.b]
 url = "postgresql://postgres:${SHOP_PASSWORD}@127.0.0.1:5433/shop"
@@ -51,10 +57,22 @@ tables = ["public.*"]
 # exclude = []
 # Whether the rows that exist already are copied first: if-empty (only into tables without rows), always (replaces rows) or never.
 # copy = "if-empty"
-# Tables copied at once.
+# Tables, and ranges of large ones, copied at once.
 # copy_jobs = 2
+# Rows of a range: what was copied in ranges is not copied again after a break.
+# copy_range_rows = 500000
 # When it runs: continuous, manual (when kicked: streamer kick shop) or "every 10m" (s, m, h or d).
 # run = "continuous"
+# How often tables with fullcopy (below) are copied in a sync that runs all the time; in others they are in every run.
+# fullcopy_every = "1h"
+# Whether the sequences of PostgreSQL targets are kept at or ahead of the source's.
+# sequences = false
+# Whether the daemon compares the rows of source and targets all the time (continuous), or only streamer verify does (manual); and
+# how many rows a second.
+# verify = "manual"
+# verify_rate = 5000
+# What happens to a row that a target refuses: stop, or quarantine (the target holds it back, and the rest goes on).
+# on_error = "stop"
 # What is written where the column of a target that is not PostgreSQL cannot hold a value: error (nothing), null, or clamp (what is
 # nearest).
 # on_unrepresentable = "error"
@@ -81,7 +99,12 @@ tables = ["public.*"]
 # where = "balance > 0"
 # A function that gets each row as a dict, and returns the one that travels, or None.
 # transform = "python:package.module:function"
+# The columns that tell rows apart where there is no primary key.
+# key = ["id"]
+# Instead of capturing changes: copy the whole table, again and again. For one source only.
+# fullcopy = false
 # Instead of what the sync says.
+# on_error = "stop"
 # on_unrepresentable = "error"
 # With two or more sources: who wins, instead of what the sync says.
 # conflict = "latest"
@@ -90,21 +113,17 @@ tables = ["public.*"]
 # max = []
 # min = []
 
-# Where the running daemon answers `streamer status` and Prometheus (/metrics); this machine only.
+# Where the running daemon answers `streamer status` and Prometheus (/metrics).
 [http]
 # listen = "127.0.0.1:9851"
+# What requests must bring as a bearer token; needed as soon as other machines can ask.
+# token = "${STREAMER_TOKEN}"
 """
 
 
 def write_config(file: Path, *, force: bool, say: Say) -> None:
     """Write the example config to `file`. Raises UsageError if it exists and `force` is not given, or cannot be written."""
-    try:
-        with file.open("w" if force else "x", encoding="utf-8") as out:
-            out.write(TEMPLATE)
-    except FileExistsError:
-        raise UsageError(f'file "{file}" exists already', "give another name, or overwrite it with --force") from None
-    except OSError as error:
-        raise UsageError(f'file "{file}" cannot be written: {error.strerror}', "give a path that you may write to") from None
+    write_new(TEMPLATE, file, force=force)
     say(f'wrote "{file}"')
     option = "" if file == Path("streamer.toml") else f" --config {file}"
     say(f"next: put your databases and tables into it, then run: streamer check{option}")

@@ -1,7 +1,7 @@
 """A node leaves its syncs: what must hold first, what the other nodes have of it, and what is left to do for a person.
 
-The trap: what the others have applied of its transactions lies in their own WAL. Once it is no source any more it feeds nobody, so
-what their edges have not passed yet would be taken for something to hand on, and be applied twice.
+The trap: what the others have applied of its transactions lies in their own WAL, or among their own deltas. Once it is no source
+any more it feeds nobody, so what their edges have not passed yet would be taken for something to hand on, and be applied twice.
 
 https://www.postgresql.org/docs/current/view-pg-replication-origin-status.html
 """
@@ -13,10 +13,15 @@ from typing import Final
 
 import psycopg
 
-from streamer.admin import removals
+from streamer.admin import installation, removals
+from streamer.admin.capture_triggers import captures_here
 from streamer.admin.nodes import chosen_syncs
 from streamer.admin.removals import Removal
-from streamer.config import Config, Sync
+from streamer.capture import batches
+from streamer.capture.assemble import Interest
+from streamer.capture.batches import position_of
+from streamer.capture.trigger_tables import TriggerTables
+from streamer.config import Config, Sync, slot_name
 from streamer.errors import UsageError
 from streamer.model import LSN, EdgeName
 from streamer.session import Connection, version
@@ -24,6 +29,16 @@ from streamer.sinks.postgres_session import ORIGINS
 
 MAX: Final = LSN((1 << 64) - 1)
 """Of an edge that has no progress there is nothing to wait for."""
+
+# whether there is anything of the node in the tables, and the first batch whose snapshot sees all of it
+_FIRST_BATCH: Final = """
+WITH handed AS (
+    SELECT DISTINCT t.txid FROM streamer.delta_tag t JOIN streamer.delta d ON d.txid = t.txid
+    WHERE %(node)s IN (t.source, t.origin) AND d.relation = ANY (%(relations)s::bigint[]::oid[]))
+SELECT EXISTS (SELECT 1 FROM handed), (
+    SELECT min(b.number) FROM streamer.delta_batch b WHERE b.stream = %(stream)s
+    AND NOT EXISTS (SELECT 1 FROM handed h WHERE NOT txid_visible_in_snapshot(h.txid, b.snapshot)))
+"""
 
 
 def syncs_of(config: Config, node: str, only: str | None) -> list[str]:
@@ -72,7 +87,8 @@ class Leaving:
         self._everywhere = everywhere
         self._force = force
         self._rest = without(config, syncs, node)
-        self._last: dict[str, LSN] = {}
+        #: by sync and node: where the last that the node has of it lies
+        self._last: dict[tuple[str, str], LSN] = {}
         self._positions: dict[EdgeName, LSN] = {}
 
     def nodes(self) -> list[str]:
@@ -89,9 +105,9 @@ class Leaving:
         yield from removals.writers(connection, other, dict.fromkeys(edges), force=self._force)
         self._look_how_far(connection, other, [str(name) for name in its])
         yield from removals.origin_removals(names)
-        if removals.has_schema(connection):
+        if installation.is_there(connection):
             for sync in self._syncs:
-                for table in ("progress", "copy"):
+                for table in ("progress", "copy", "copied_part", "quarantine"):
                     what = f"{table} of edge {EdgeName(sync, self._node, other)}"
                     yield from removals.rows(connection, table, what, sync=sync, source=self._node, target=other)
             yield from removals.triggers(connection, other, self._rest)
@@ -99,9 +115,12 @@ class Leaving:
     def _look_how_far(self, connection: Connection, other: str, names: Sequence[str]) -> None:
         """Note where the other node's WAL holds the last that it wrote for the one that leaves, and its own positions."""
         query = "SELECT sync, source, position FROM streamer.progress WHERE target = %s AND sync = ANY(%s)"
-        if removals.has_schema(connection):
+        if installation.is_there(connection):
             for sync, source, position in connection.execute(query, [other, list(self._syncs)]):
                 self._positions[EdgeName(sync, source, other)] = LSN.parse(position)
+        if captures_here(self._config, other, connection):
+            self._look_how_far_by_batches(connection, other)
+            return
         if version(connection) < ORIGINS:
             return
         query = "SELECT max(local_lsn)::text FROM pg_replication_origin_status WHERE external_id = ANY(%s)"
@@ -110,7 +129,18 @@ class Leaving:
         except psycopg.errors.InsufficientPrivilege:
             return  # then it cannot be told
         if row and row[0]:
-            self._last[other] = LSN.parse(row[0])
+            self._last |= {(sync, other): LSN.parse(row[0]) for sync in self._syncs}
+
+    def _look_how_far_by_batches(self, connection: Connection, other: str) -> None:
+        """The same where triggers capture: note the first batch that holds all of it, by its snapshot."""
+        if not batches.installed(connection):
+            return
+        for sync in self._syncs:
+            oids = TriggerTables(connection, other, sync, Interest(self._config.syncs[sync].selects)).oids
+            asked = {"stream": slot_name(sync, other), "node": self._node, "relations": oids}
+            row = connection.execute(_FIRST_BATCH, asked).fetchone()
+            if row is not None and row[0]:
+                self._last[sync, other] = MAX if row[1] is None else position_of(row[1])
 
     def require_passed(self) -> None:
         """Refuse while the others would send on what they have applied of its transactions. To be asked when all have been seen.
@@ -126,13 +156,14 @@ class Leaving:
             )
 
     def _is_behind(self, edge: EdgeName) -> bool:
-        return self._positions.get(edge, MAX) < self._last[edge.source]
+        return self._positions.get(edge, MAX) < self._last[edge.sync, edge.source]
 
     def _remaining(self, sync: str) -> Iterator[EdgeName]:
         """The edges that stay, from nodes that have applied something of it to nodes that it feeds."""
         for target in _nodes(self._rest.syncs[sync]):
             if self._node in self._config.feeders(sync, target):
-                yield from (EdgeName(sync, source, target) for source in self._rest.feeders(sync, target) if source in self._last)
+                sources = [source for source in self._rest.feeders(sync, target) if (sync, source) in self._last]
+                yield from (EdgeName(sync, source, target) for source in sources)
 
     def advice(self) -> Iterator[str]:
         """What a person has to do now."""

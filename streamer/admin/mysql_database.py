@@ -8,26 +8,30 @@ https://dev.mysql.com/doc/refman/8.4/en/implicit-commit.html
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Final
+
+import pymysql
 
 from streamer import statements
 from streamer.admin import check_mysql
 from streamer.admin.findings import Finding
+from streamer.errors import SchemaError
 from streamer.model import EdgeName, TableDefinition, TableName
 from streamer.node_config import Node
-from streamer.sinks.mysql_ddl import Names, create_table
-from streamer.sinks.mysql_session import Connection, connect, failing
+from streamer.sinks.mysql_ddl import OWN_TABLES, Names, create_table
+from streamer.sinks.mysql_session import Connection, code_of, connect, failing
 from streamer.sinks.mysql_table import inspect
 from streamer.sinks.mysql_types import Engine
 
-_OURS: Final = (
-    "SELECT count(*) FROM information_schema.tables "
-    "WHERE table_schema = DATABASE() AND table_name IN ('streamer_progress', 'streamer_copy')"
-)
+_OURS: Final = f"SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN {OWN_TABLES}"
+_HAS_OWN: Final = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s"
 _HAS: Final = "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = %s"
 _EDGE: Final = "sync = %s AND source = %s AND target = %s"
+_KEYLESS: Final = (1173, 3750)
+"""Errors of MariaDB and MySQL for a table that would have no primary key."""
+_AGAIN: Final = "when that is cured, run the command again"
 
 
 class MysqlDatabase:
@@ -54,25 +58,39 @@ class MysqlDatabase:
         self._names.refuse_clashes(d.table for d in definitions)
         with self._session() as connection:
             found = list(check_mysql.judge_server(self._node, check_mysql.read_server(connection)))
-            found += check_mysql.check_rights(self._node, self._address, connection)
+            found += check_mysql.check_rights(self._node, self._address.database, connection)
+            found += check_mysql.check_databases(self._node, connection, {self._names.of(d.table)[0] for d in definitions})
             for definition in definitions:
-                found += check_mysql.check_table(self._node, self._address, connection, self._names, definition)
+                found += check_mysql.check_table(self._node, connection, self._names, definition)
             return found
 
-    def create(self, definitions: Sequence[TableDefinition]) -> list[str]:
-        """Make what is missing."""
+    def create(self, definitions: Sequence[TableDefinition]) -> Iterator[str]:
+        """Make what is missing. A definition that MySQL does not take is refused before anything is made."""
         self._names.refuse_clashes(d.table for d in definitions)
         with self._session() as connection:
             engine = Engine.of(connection.rows("SELECT version()")[0][0])
-            made = [] if connection.rows(_OURS) == [(2,)] else ["tables streamer_progress and streamer_copy"]
-            for statement in _split(statements.load("mysql/install.sql")) if made else ():
+            wanted = {d.table: create_table(d, engine, self._names) for d in definitions}
+            if connection.rows(_OURS) != [(len(OWN_TABLES),)]:
+                for statement in _split(statements.load("mysql/install.sql")):
+                    connection.run(statement)
+                yield f"tables {', '.join(OWN_TABLES)}"
+            for table, creation in wanted.items():
+                if inspect(connection, self._names, table) is None:
+                    self._make(connection, table, creation)
+                    yield f"table {self._names.sql(table)}"
+
+    def _make(self, connection: Connection, table: TableName, creation: Iterable[str]) -> None:
+        try:
+            for statement in creation:
                 connection.run(statement)
-            for definition in definitions:
-                if inspect(connection, self._names, definition.table) is None:
-                    for statement in create_table(definition, engine, self._names):
-                        connection.run(statement)
-                    made.append(f"table {self._names.sql(definition.table)}")
-        return made
+        except pymysql.MySQLError as error:
+            if code_of(error) not in _KEYLESS:
+                raise
+            setting = check_mysql.wants_keys(connection)
+            raise SchemaError(
+                f'node "{self._node}" makes no table without a primary key ({setting}), and "{table}" has none',
+                check_mysql.KEYLESS_REMEDY.format(setting),
+            ) from error
 
     def statements(self, definitions: Sequence[TableDefinition]) -> list[str]:
         """Return what makes the tables on this server: MySQL and MariaDB differ."""
@@ -94,7 +112,7 @@ class MysqlDatabase:
     def has_ours(self) -> bool:
         """Return whether the database has streamer's own tables."""
         with self._session() as connection:
-            return connection.rows(_OURS) == [(2,)]
+            return connection.rows(_OURS) != [(0,)]
 
     def position(self, edge: EdgeName) -> str | None:
         """Return the edge's position."""
@@ -103,11 +121,17 @@ class MysqlDatabase:
 
     def copied(self, edge: EdgeName) -> frozenset[TableName]:
         """Return the tables that need no copy any more."""
-        return frozenset(TableName(str(s), str(n)) for s, n in self._of_edge("schema_name, table_name", "streamer_copy", edge))
+        rows = self._of_edge("schema_name, table_name, position", "streamer_copy", edge)
+        return frozenset(TableName(str(s), str(n)) for s, n, position in rows if position != "0/0")
+
+    def quarantined(self, edge: EdgeName) -> int | None:
+        """Return how many changes of an edge are held."""
+        rows = self._of_edge("count(*)", "streamer_quarantine", edge)
+        return int(str(rows[0][0])) if rows else None
 
     def _of_edge(self, columns: str, table: str, edge: EdgeName) -> list[tuple[object, ...]]:
         with self._session() as connection:
-            if connection.rows(_OURS) != [(2,)]:
+            if not connection.rows(_HAS_OWN, (table,)):
                 return []
             return connection.rows(f"SELECT {columns} FROM {table} WHERE {_EDGE}", (edge.sync, edge.source, edge.target))
 
@@ -117,19 +141,34 @@ class MysqlDatabase:
         with self._session() as connection:
             for sync in syncs:
                 where, key = "WHERE sync = %s AND target = %s AND source = coalesce(%s, source)", (sync, self._node, source)
+                for table in self._unfinished(connection, where, key):
+                    connection.run(f"DELETE FROM {self._names.sql(table)}")
+                    removed.append(f'the part of table "{table}" that was copied')
                 connection.run(f"DELETE FROM streamer_copy {where}", key)
+                for newer in ("streamer_quarantine", "streamer_copied_part"):
+                    if connection.rows(_HAS_OWN, (newer,)):
+                        connection.run(f"DELETE FROM {newer} {where}", key)
                 if connection.run(f"DELETE FROM streamer_progress {where}", key):
                     edge = f"edge {EdgeName(sync, source, self._node)}" if source else f'sync "{sync}"'
                     removed.append(f"progress of {edge}")
             if source is None and not connection.rows("SELECT 1 FROM streamer_progress LIMIT 1"):
                 for statement in _split(statements.load("mysql/uninstall.sql")):
                     connection.run(statement)
-                removed.append("tables streamer_progress and streamer_copy")
+                removed.append(f"tables {', '.join(OWN_TABLES)}")
         return removed
+
+    def _unfinished(self, connection: Connection, where: str, key: tuple[str | None, ...]) -> list[TableName]:
+        """Tables whose copy was broken off between two ranges: without records nobody could tell that they are not whole."""
+        if not connection.rows(_HAS_OWN, ("streamer_copied_part",)):
+            return []
+        parts = "SELECT 1 FROM streamer_copied_part p WHERE p.schema_name = c.schema_name AND p.table_name = c.table_name"
+        query = f"SELECT schema_name, table_name FROM streamer_copy c {where} AND position = '0/0' AND EXISTS ({parts})"
+        tables = [TableName(str(schema), str(name)) for schema, name in connection.rows(query, key)]
+        return [table for table in tables if inspect(connection, self._names, table) is not None]
 
     @contextmanager
     def _session(self) -> Iterator[Connection]:
-        with failing(self._node, self._address), closing(connect(self._node, self._address)) as connection:
+        with failing(self._node, self._address, _AGAIN), closing(connect(self._node, self._address)) as connection:
             yield connection
 
 

@@ -14,11 +14,14 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
+from streamer.admin import installation
 from streamer.capture import publication
+from streamer.capture.slot_list import READERS, end_reader
 from streamer.config import OWN_SCHEMA, Config
 from streamer.errors import UsageError
 from streamer.model import EdgeName, TableName
-from streamer.session import Connection, version
+from streamer.node_config import LOGICAL_DECODING
+from streamer.session import Connection, sessions, version
 from streamer.sinks.postgres_session import ORIGINS
 from streamer.sinks.postgres_table import quote
 from streamer.sinks.postgres_triggers import remove_unwanted, tables_with_triggers
@@ -60,10 +63,8 @@ def writers(connection: Connection, node: str, edges: Iterable[EdgeName], *, for
 
     Raises UsageError if there are any and `force` is not given.
     """
-    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
     for edge in edges:
-        # names are cut at 63 bytes
-        for (pid,) in connection.execute(query, [f"streamer {edge}"[:63]]):
+        for pid in sessions(connection, f"streamer {edge}"):
             if not force:
                 raise UsageError(f'edge {edge} is written by process {pid} on "{node}"', STOP)
             yield Removal(f"session of edge {edge} (process {pid})", "SELECT pg_terminate_backend(%s)", (pid,))
@@ -71,15 +72,25 @@ def writers(connection: Connection, node: str, edges: Iterable[EdgeName], *, for
 
 def captured(connection: Connection, node: str, slot: str, *, force: bool) -> Iterator[Removal]:
     """Slot and publications of one stream. Raises UsageError if the slot is read and `force` is not given."""
-    query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()"
-    for (reader,) in connection.execute(query, [slot]):
-        if reader is not None and not force:
-            raise UsageError(f'slot "{slot}" on "{node}" is read by process {reader}', STOP)
+    if version(connection) < LOGICAL_DECODING:
+        return
+    reader = "active_pid::text" if version(connection) >= READERS else "'?'"
+    query = f"SELECT active, {reader} FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()"
+    for active, pid in connection.execute(query.encode(), [slot]):
+        if active and not force:
+            raise UsageError(f'slot "{slot}" on "{node}" is read by process {pid}', STOP)
         yield Removal(f'slot "{slot}"', "SELECT pg_drop_replication_slot(%s)", (slot,))
     if version(connection) >= 100000:
         query = "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s) ORDER BY pubname"
         for (name,) in connection.execute(query, [list(publication.names(slot))]):
             yield Removal(f'publication "{name}"', f"DROP PUBLICATION IF EXISTS {quote(name)}")
+
+
+def has_slot(connection: Connection, slot: str) -> bool:
+    """Whether there is such a slot."""
+    if version(connection) < LOGICAL_DECODING:
+        return False
+    return connection.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [slot]).fetchone() is not None
 
 
 def origins(connection: Connection, node: str) -> list[OriginName]:
@@ -96,9 +107,28 @@ def origin_removals(names: Iterable[OriginName]) -> list[Removal]:
     return [Removal(f'replication origin "{name}"', "SELECT pg_replication_origin_drop(%s)", (str(name),)) for name in names]
 
 
+def unfinished(connection: Connection, sync: str, node: str) -> Iterator[Removal]:
+    """The rows of tables whose copy was broken off between two ranges: without records nobody could tell that."""
+    if installation.has_table(connection, "copied_part"):
+        for schema, name in connection.execute(_UNFINISHED, [sync, node]).fetchall():
+            place = f"{quote(schema)}.{quote(name)}"
+            yield Removal(f'the part of table "{schema}.{name}" that was copied', f"DELETE FROM {place}")
+
+
+_UNFINISHED: Final = """
+SELECT DISTINCT p.schema_name, p.table_name FROM streamer.copied_part p
+JOIN streamer.copy c ON c.sync = p.sync AND c.source = p.source AND c.target = p.target
+    AND c.schema_name = p.schema_name AND c.table_name = p.table_name
+JOIN pg_catalog.pg_namespace n ON n.nspname = p.schema_name
+JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = p.table_name
+WHERE p.sync = %s AND p.target = %s AND c.position = '0/0'
+ORDER BY 1, 2
+"""
+
+
 def rows(connection: Connection, table: str, what: str, **where: str) -> list[Removal]:
     """The removal of rows of one of streamer's own tables, if there are any; an older installation lacks some of the tables."""
-    if connection.execute(f"SELECT to_regclass('{OWN_SCHEMA}.{table}') IS NULL".encode()).fetchone() == (True,):
+    if not installation.has_table(connection, table):
         return []
     condition = " AND ".join(f"{column} = %s" for column in where)
     found = f"FROM {OWN_SCHEMA}.{table} WHERE {condition}"
@@ -127,11 +157,6 @@ def _forget_tables(connection: Connection, *, wanted: Collection[TableName], unw
             connection.execute(f"DELETE FROM {OWN_SCHEMA}.{kept} {where}".encode(), [table.schema, table.name])
 
 
-def has_schema(connection: Connection) -> bool:
-    """Whether setup has been here."""
-    return connection.execute("SELECT to_regclass('streamer.progress') IS NOT NULL").fetchone() == (True,)
-
-
 def execute(connection: Connection, removal: Removal, *, force: bool) -> None:
     """Execute the statement; with `force`, end whoever reads the slot that is dropped, as often as it comes back.
 
@@ -148,7 +173,5 @@ def execute(connection: Connection, removal: Removal, *, force: bool) -> None:
         except psycopg.errors.ObjectInUse:
             if not force or time.monotonic() > deadline:
                 raise
-        connection.execute(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", removal.parameters
-        )
+        end_reader(connection, *removal.parameters)
         time.sleep(0.05)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
-from streamer import http, logs
+from streamer import http_server, logs
 from streamer.admin import copy_bars
 from streamer.config import Config
-from streamer.daemon import Daemon, stopping_on_signals
+from streamer.daemon import Daemon, heeding_signals
 from streamer.errors import StreamerError
 from streamer.report import Problem, StreamReport
 
 
-def run(config: Config, *, sync: str | None, source: str | None, once: bool) -> list[StreamerError]:
-    """Stream until stopped, or with `once` until caught up; return what went wrong and was not cured. Raises UsageError."""
+def run(
+    config: Config, *, sync: str | None, source: str | None, once: bool, load: Callable[[], Config] | None = None
+) -> list[StreamerError]:
+    """Stream until stopped, or with `once` until caught up; return what went wrong and was not cured. SIGHUP has `load` read the
+    config again. Raises UsageError."""
     logs.configure()
-    daemon = Daemon(config, sync=sync, source=source, once=once)
-    serving = nullcontext() if once else http.serving(config.http.address, daemon)
-    with serving, stopping_on_signals(daemon), copy_bars.shown(daemon.report):
+    daemon = Daemon(config, sync=sync, source=source, once=once, load=load)
+    serving = nullcontext() if once else http_server.serving(config.http.address, daemon, config.http.token)
+    with serving, heeding_signals(daemon, reloads=not once), copy_bars.shown(daemon.report):
         daemon.run()
     return [StreamerError(p.message, p.hint) for p in problems(daemon.report())]
 

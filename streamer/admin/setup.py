@@ -1,8 +1,8 @@
 """`streamer setup`: make everything that the syncs need on their nodes. What is there already is kept or brought into line.
 
 For each sync: the schema streamer on every node, missing tables on the targets, with several sources triggers and replica
-identities, then on each source the publications, and last the slot. The trap: the order. A publication or table made after the slot
-does not exist for changes that the slot already keeps.
+identities, then on each source the publications, and last the slot (or triggers, and a delta reader). The trap: the order. A
+publication or table made after the slot does not exist for changes that the slot already keeps.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import Final
 
 import psycopg
 
-from streamer.admin import installation
+from streamer.admin import capture_triggers, installation, keyless
 from streamer.admin.check_shapes import carry_filtered_rows
 from streamer.admin.create_tables import create_missing
 from streamer.admin.nodes import Say, chosen_syncs, session
+from streamer.admin.sequences import create_sequences
 from streamer.admin.setup_masters import carry_old_rows, keep_keys
 from streamer.capture import publication
 from streamer.capture.catalog import read_tables
 from streamer.capture.diagnose import Diagnosis
-from streamer.capture.slot import choose_plugin
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import SlotError, SourceError, UsageError
+from streamer.node_config import choose_capture
 from streamer.session import Connection, version
 
 _MEMBER: Final = (
@@ -44,6 +45,7 @@ def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> N
         for source in settings.sources:
             for target in config.targets(sync, source):
                 create_missing(config, sync, source, target, say)
+                create_sequences(config, sync, source, target, say)
         for node in servers if settings.multi_master else ():
             with session(config, node) as connection:
                 connection.execute(_MEMBER, {"sync": sync, "node": node})
@@ -55,7 +57,7 @@ def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> N
             keep_keys(config, node, say)
         for source in settings.sources:
             with session(config, source) as connection:
-                _Stream(connection, config, sync, source, say).prepare()
+                StreamSetup(connection, config, sync, source, say).prepare()
 
 
 def _require_tables(config: Config, sync: str) -> None:
@@ -72,28 +74,40 @@ def _require_tables(config: Config, sync: str) -> None:
 
 
 def install(config: Config, node: str, say: Say) -> None:
-    """Make what streamer keeps in a PostgreSQL database."""
+    """Make what streamer keeps in a PostgreSQL database. Where triggers capture, and nothing is written, that is made for them."""
     with session(config, node) as connection:
+        if capture_triggers.captures_here(config, node, connection) and not any(target == node for *_, target in config.edges()):
+            return
         say(f'{node}: {installation.install(connection)} schema "{OWN_SCHEMA}"')
 
 
-class _Stream:
-    """Makes publications and slot of one stream."""
+class StreamSetup:
+    """Makes publications and slot of one stream, or what triggers need."""
 
-    def __init__(self, connection: Connection, config: Config, sync: str, source: str, say: Say) -> None:
+    def __init__(self, connection: Connection, config: Config, sync: str, source: str, say: Say, *, failover: bool = False) -> None:
         self._connection = connection
         self._source = source
         self._say = say
+        self._failover = failover
         self._slot = slot_name(sync, source)
         self._diagnosis = Diagnosis(source, sync, self._slot)
-        self._selects = config.syncs[sync].selects
-        self._plugin = choose_plugin(config.nodes[source].capture, version(connection))[0]
+        self._config = config
+        self._sync = sync
+        self._settings = config.syncs[sync]
+        self._plugin = choose_capture(config.nodes[source].capture, version(connection))[0]
 
     def prepare(self) -> None:
-        """Publications, then the slot."""
+        """Publications, then the slot; or triggers."""
+        tables = read_tables(self._connection, self._settings.selects)
+        captured = [table for table in tables if self._settings.captures(table.table)]
+        slot = self._plugin != keyless.TRIGGER
+        insert_only = publication.insert_only(self._connection, captured, self._plugin) if slot else set()
+        keyless.Keys(self._config, self._sync, self._source, self._plugin, insert_only).announce(tables, self._say)
+        if not slot:
+            capture_triggers.prepare(self._config, self._source, self._connection, self._sync, self._say)
+            return
         if self._plugin == "pgoutput":
-            tables = read_tables(self._connection, self._selects)
-            for wanted in publication.wanted(self._connection, self._slot, tables):
+            for wanted in publication.wanted(self._connection, self._slot, captured):
                 self._say(f"{self._source}: {publication.ensure(self._connection, wanted)}")
         if not self._has_slot():
             self._create_slot()
@@ -120,7 +134,9 @@ class _Stream:
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL statement_timeout = '{PATIENCE_SECONDS}s'")
-                self._connection.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [self._slot, self._plugin])
+                options = ", failover := true" if self._failover else ""
+                query = f"SELECT pg_create_logical_replication_slot(%s, %s{options})"
+                self._connection.execute(query.encode(), [self._slot, self._plugin])
         except psycopg.errors.QueryCanceled:
             raise self._held_up() from None
         except psycopg.Error as error:

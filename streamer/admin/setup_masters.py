@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from streamer.admin import installation
+from streamer.admin.capture_triggers import captures_here
 from streamer.admin.check_identity import demand, lacking, read_parts
 from streamer.admin.nodes import Say, session
 from streamer.capture.catalog import read_tables
@@ -38,6 +40,8 @@ def wanted_triggers(config: Config, node: str, connection: Connection) -> dict[T
 def keep_keys(config: Config, node: str, say: Say) -> None:
     """Bring the triggers on a PostgreSQL node into line. Raises StreamerError."""
     with session(config, node) as connection:
+        if not installation.is_there(connection):
+            return  # a source only, that is captured by other triggers
         wanted = wanted_triggers(config, node, connection)
         if not _has_strangers(config, connection):
             with _named(node):
@@ -74,6 +78,8 @@ def _has_strangers(config: Config, connection: Connection) -> bool:
 def carry_old_rows(config: Config, sync: str, source: str, *, fix: bool, say: Say) -> None:
     """Have the tables carry the old row where the sync demands it, or say how. Raises StreamerError."""
     with session(config, source) as connection:
+        if captures_here(config, source, connection):
+            return  # whole rows are read of the tables themselves
         for table, why, statement in list(_without_old_rows(connection, config.syncs[sync], source)):
             if not fix:
                 say(f'warning: {source}: table "{table}": {why}; {statement}, or run: streamer setup --fix')

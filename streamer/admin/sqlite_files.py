@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamer import statements
+from streamer.admin import check_sqlite
 from streamer.admin.findings import Finding, warning
-from streamer.errors import SchemaError, TargetError
+from streamer.errors import TargetError
 from streamer.model import EdgeName, TableDefinition, TableName
-from streamer.sinks.sqlite_ddl import create_table, differences, fold_case, inspect, quote, refuse_clashes, target_name
+from streamer.sinks.sqlite_ddl import OWN_TABLES, create_table, fold_case, inspect, quote, refuse_clashes, target_name
 
 BUSY_SECONDS: Final = 10.0
 """How long another program may keep a file locked."""
-_OURS: Final = "SELECT count(*) FROM sqlite_master WHERE name IN ('streamer_progress', 'streamer_copy')"
+_OURS: Final = f"SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN {OWN_TABLES}"
 
 
 class SqliteFile:
@@ -42,29 +43,30 @@ class SqliteFile:
         return self._path.resolve()
 
     def check(self, definitions: Sequence[TableDefinition]) -> list[Finding]:
-        """Return a warning for everything that the file lacks."""
-        node = f'node "{self._node}"'
-        return [warning(node, p.message.removeprefix(f"{node}: "), p.hint) for p in self._lacks(definitions)]
-
-    def _lacks(self, definitions: Sequence[TableDefinition]) -> list[SchemaError]:
+        """Return what the file lacks, and what does not fit."""
+        refuse_clashes(d.table for d in definitions)
+        found = [finding for d in definitions for finding in check_sqlite.check_definition(self._node, d)]
+        if found:
+            return found
         if self._path.exists():
             with self._opened("ro") as connection:
-                return differences(connection, self._node, definitions)
+                return [finding for d in definitions for finding in check_sqlite.check_table(self._node, connection, d)]
         self._require_directory()
-        return [SchemaError(f'node "{self._node}": {self.place} does not exist yet', "run: streamer setup")]
+        return [warning(f'node "{self._node}"', f"{self.place} does not exist yet", "run: streamer setup")]
 
-    def create(self, definitions: Sequence[TableDefinition]) -> list[str]:
-        """Make the file and what is missing in it, in one transaction."""
+    def create(self, definitions: Sequence[TableDefinition]) -> Iterator[str]:
+        """Make the file and what is missing in it, in one transaction; tell of it when it is done."""
         refuse_clashes(d.table for d in definitions)
         with self._transaction() as connection:
-            made = [] if connection.execute(_OURS).fetchone() == (2,) else ["tables streamer_progress and streamer_copy"]
+            whole = connection.execute(_OURS).fetchone() == (len(OWN_TABLES),)
+            made = [] if whole else [f"tables {', '.join(OWN_TABLES)}"]
             for statement in _split(statements.load("sqlite/install.sql")):
                 connection.execute(statement)
             for definition in definitions:
                 if inspect(connection, definition.table) is None:
                     connection.execute(create_table(definition))
                     made.append(f'table "{target_name(definition.table)}"')
-        return made
+        yield from made
 
     def statements(self, definitions: Sequence[TableDefinition]) -> list[str]:
         """Return what makes the tables."""
@@ -82,7 +84,7 @@ class SqliteFile:
 
     def has_ours(self) -> bool:
         """Return whether the file has streamer's own tables."""
-        return self._read(_OURS) == [(2,)]
+        return self._read(_OURS) not in ([], [(0,)])
 
     def position(self, edge: EdgeName) -> str | None:
         """Return the edge's position."""
@@ -92,7 +94,9 @@ class SqliteFile:
 
     def copied(self, edge: EdgeName) -> frozenset[TableName]:
         """Return the tables that need no copy any more."""
-        query = "SELECT schema_name, table_name FROM streamer_copy WHERE sync = ? AND source = ? AND target = ?"
+        query = (
+            "SELECT schema_name, table_name FROM streamer_copy WHERE sync = ? AND source = ? AND target = ? AND position <> '0/0'"
+        )
         rows = self._read(query, [edge.sync, edge.source, edge.target]) if self.has_ours() else []
         return frozenset(TableName(*row) for row in rows)
 
@@ -100,17 +104,42 @@ class SqliteFile:
         """Delete their rows, and our tables if no other sync has some."""
         removed = []
         with self._transaction() as connection:
+            kept = ["streamer_copy", *self._newer(connection)]
             for sync in syncs:
                 where, key = "WHERE sync = ? AND target = ? AND source = coalesce(?, source)", (sync, self._node, source)
-                connection.execute(f"DELETE FROM streamer_copy {where}", key)
+                for part in self._unfinished(connection, where, key):
+                    connection.execute(f"DELETE FROM {quote(target_name(part))}")
+                    removed.append(f'the part of table "{part}" that was copied')
+                for table in kept:
+                    connection.execute(f"DELETE FROM {table} {where}", key)
                 if connection.execute(f"DELETE FROM streamer_progress {where}", key).rowcount:
                     edge = f"edge {EdgeName(sync, source, self._node)}" if source else f'sync "{sync}"'
                     removed.append(f"progress of {edge}")
             if source is None and not connection.execute("SELECT 1 FROM streamer_progress LIMIT 1").fetchone():
                 for statement in _split(statements.load("sqlite/uninstall.sql")):
                     connection.execute(statement)
-                removed.append("tables streamer_progress and streamer_copy")
+                removed.append(f"tables {', '.join(OWN_TABLES)}")
         return removed
+
+    def quarantined(self, edge: EdgeName) -> int | None:
+        """Return how many changes of an edge are held."""
+        query = "SELECT count(*) FROM streamer_quarantine WHERE sync = ? AND source = ? AND target = ?"
+        known = self._read("SELECT 1 FROM sqlite_master WHERE name = 'streamer_quarantine'")
+        return int(self._read(query, [edge.sync, edge.source, edge.target])[0][0]) if known else None
+
+    def _unfinished(self, connection: sqlite3.Connection, where: str, key: tuple[str | None, ...]) -> list[TableName]:
+        """Tables whose copy was broken off between two ranges: without records nobody could tell that they are not whole."""
+        if "streamer_copied_part" not in self._newer(connection):
+            return []
+        parts = "SELECT 1 FROM streamer_copied_part p WHERE p.schema_name = c.schema_name AND p.table_name = c.table_name"
+        query = f"SELECT schema_name, table_name FROM streamer_copy c {where} AND position = '0/0' AND EXISTS ({parts})"
+        tables = [TableName(*row) for row in connection.execute(query, key)]
+        return [table for table in tables if inspect(connection, table) is not None]
+
+    def _newer(self, connection: sqlite3.Connection) -> list[str]:
+        """Tables of ours that files of an older version may lack."""
+        query = "SELECT name FROM sqlite_master WHERE name IN ('streamer_quarantine', 'streamer_copied_part')"
+        return [name for (name,) in connection.execute(query)]
 
     # -- the file ------------------------------------------------------------------------------------------------------------------
 

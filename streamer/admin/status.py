@@ -1,27 +1,63 @@
-"""`streamer status`: how every edge stands. Asked of the running daemon; of the nodes themselves where no daemon answers.
+"""`streamer status`: how every edge stands, and how much WAL the slots hold back. Asked of the running daemon; of the nodes
+themselves where no daemon answers.
 
-https://www.postgresql.org/docs/current/view-pg-replication-slots.html
+Everything that is found has a severity, and the exit code is the worst of them, as monitoring plugins have it. The trap: a daemon
+that does not run is critical, because then nothing is replicated and the slots keep WAL; a standby is as it should be.
+
+https://www.monitoring-plugins.org/doc/guidelines.html#AEN78
 """
 
 from __future__ import annotations
 
-import json
+import enum
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from typing import Any, Final
 
+from streamer import __version__
+from streamer.admin import installation, slots
 from streamer.admin.daemon_client import ask_status
 from streamer.admin.foreign import target_of
 from streamer.admin.nodes import session
-from streamer.admin.printing import counted, print_table
+from streamer.capture.batches import Batches, installed
+from streamer.capture.delta_list import read_deltas
 from streamer.config import Config, slot_name
-from streamer.errors import StreamerError
+from streamer.errors import StreamerError, UsageError
 from streamer.model import LSN, EdgeName
-from streamer.report import CONTINUOUS, State
+from streamer.node_config import choose_capture
+from streamer.report import CONTINUOUS, GuardLevel, State
 from streamer.session import Connection, version
+from streamer.sinks.postgres_care import quarantine_table
+from streamer.wal_guard import Guard, size
 
 NOT_RUNNING: Final = "not running"
+
+
+class Severity(enum.IntEnum):
+    """How bad something is; the exit code of `status`."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+SEVERITIES: Final[Mapping[str, Severity]] = {
+    State.STREAMING: Severity.OK,
+    State.RESTING: Severity.OK,
+    State.STANDBY: Severity.OK,
+    State.STARTING: Severity.WARNING,
+    State.COPYING: Severity.WARNING,
+    State.INDEXING: Severity.WARNING,
+    State.RETRYING: Severity.WARNING,
+    State.PAUSED: Severity.WARNING,
+    State.STOPPED: Severity.WARNING,
+    State.FAILED: Severity.CRITICAL,
+    NOT_RUNNING: Severity.CRITICAL,
+}
+"""What the state of an edge means."""
+_LEVELS: Final = {GuardLevel.HALF: Severity.WARNING, GuardLevel.EXCEEDED: Severity.CRITICAL}
+_IN_DANGER: Final = ("unreserved", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +83,91 @@ class Line:
     next_run: str | None = None
     #: values that the target cannot hold, written as NULL or as the nearest one
     replaced: int | None = None
+    #: the last copy of each table that is copied whole: table, rows, at
+    full_copies: Sequence[Mapping[str, Any]] = ()
+    #: rows by kind; truncated counts tables
+    inserted: int | None = None
+    updated: int | None = None
+    deleted: int | None = None
+    truncated: int | None = None
+    #: commit time of the last applied transaction, as an ISO time
+    last_applied: str | None = None
+    #: why a run that is due does not begin
+    held: str | None = None
+    #: those that are kept in step: number, moved, at, problem; None if none are
+    sequences: Mapping[str, Any] | None = None
+    #: changes that the target holds in quarantine
+    quarantined: int | None = None
+    #: the position from which on the copied tables are of one time; None if it is reached
+    consistent_from: str | None = None
+    #: tables that are being copied: table, rows, total, done, ranges, bytes, rate, remaining, total_ranges, total_bytes
+    copy: Sequence[Mapping[str, Any]] = ()
+    #: what the comparison without end has found: tables, rows, different, since, problem and more; None if there is none
+    proof: Mapping[str, Any] | None = None
+    #: indexes and constraints that its tables do not have yet: waiting, building (what, since), refused (what, reason, statement)
+    post_data: Mapping[str, Any] | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        lagging = self.sequences is not None and self.sequences["problem"] is not None
+        differs = self.proof is not None and (self.proof["different"] or self.proof["problem"] is not None)
+        refused = self.post_data is not None and bool(self.post_data["refused"])
+        blocked = self.state == State.STREAMING and self.remedy is not None
+        amiss = lagging or differs or refused or blocked or self.quarantined
+        return max(SEVERITIES[self.state], Severity.WARNING if amiss else Severity.OK)
 
 
-def status(config: Config) -> list[Line]:
-    """Return how all edges of the config stand. Raises UsageError if something else than streamer answers."""
-    streams = (ask_status(config) or {"streams": []})["streams"]
-    told = {(line.sync, line.source, line.target): line for stream in streams for line in _lines(stream)}
-    return [_whole(config, told.get(edge), EdgeName(*edge)) for edge in config.edges()]
+@dataclass(frozen=True, slots=True)
+class NodeFinding:
+    """What is wrong with the slots of a source, or with looking at them."""
+
+    node: str
+    severity: Severity
+    finding: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All edges of a config, and what is wrong with its sources."""
+
+    edges: list[Line]
+    nodes: list[NodeFinding]
+    #: whether a daemon answers
+    running: bool
+    #: what triggers have captured and not every target holds yet: sync, source, table, rows, more
+    deltas: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of everything."""
+        return max([*(line.severity for line in self.edges), *(found.severity for found in self.nodes)], default=Severity.OK)
+
+
+def status(config: Config) -> Status:
+    """Return how everything stands. Raises UsageError if something else than this streamer answers, or the token is wrong."""
+    answer = ask_status(config)
+    if answer is None:
+        edges = [_whole(config, None, EdgeName(*edge)) for edge in config.edges()]
+        return Status(edges, _seen(config), running=False, deltas=_counted(config))
+    told, nodes, deltas = _read_answer(answer)
+    edges = [_whole(config, told.get(edge), EdgeName(*edge)) for edge in config.edges()]
+    return Status(edges, nodes, running=True, deltas=deltas)
+
+
+def _read_answer(answer: Mapping[str, Any]) -> tuple[dict[tuple[str, str, str], Line], list[NodeFinding], list[Any]]:
+    """The edges, what is wrong on sources, and the deltas that the daemon tells of."""
+    try:
+        told = {(line.sync, line.source, line.target): line for stream in answer["streams"] for line in _lines(stream)}
+        nodes = [found for node in answer["nodes"] for found in _told(node)]
+        return told, nodes, [delta for node in answer["nodes"] for delta in node["deltas"]]
+    except KeyError as missing:
+        raise UsageError(
+            f"the daemon that runs is of another version ({answer.get('version', 'unknown')}, this is {__version__}): "
+            f"it does not tell {missing}",
+            "restart it: systemctl restart streamer",
+        ) from None
 
 
 def _whole(config: Config, line: Line | None, edge: EdgeName) -> Line:
@@ -65,13 +179,11 @@ def _whole(config: Config, line: Line | None, edge: EdgeName) -> Line:
         return read
     error, remedy = (line.error, line.remedy) if line.error else (read.error, read.remedy)
     position = read.position or line.position
-    return replace(line, position=position, lag_bytes=read.lag_bytes, lag_seconds=None, error=error, remedy=remedy)
+    told = replace(line, position=position, lag_bytes=read.lag_bytes, lag_seconds=None, error=error, remedy=remedy)
+    return replace(told, quarantined=told.quarantined if read.quarantined is None else read.quarantined)
 
 
-def exit_code(lines: Sequence[Line]) -> int:
-    """0 if all is streaming, or rests as it should, 2 if an edge has failed for good, 1 for everything between."""
-    states = {line.state for line in lines}
-    return 0 if states <= {State.STREAMING, State.RESTING} else 2 if State.FAILED in states else 1
+# -- edges -----------------------------------------------------------------------------------------------------------------------
 
 
 def _lines(stream: Mapping[str, Any]) -> list[Line]:
@@ -81,7 +193,7 @@ def _lines(stream: Mapping[str, Any]) -> list[Line]:
 def _line(stream: Mapping[str, Any], edge: Mapping[str, Any]) -> Line:
     """One edge of a stream; trouble of the stream is trouble of all its edges."""
     problem = edge["problem"] or stream["problem"] or {}
-    worst = [state for state in (State.FAILED, State.RETRYING) if state in (stream["state"], edge["state"])]
+    worst = [state for state in (State.FAILED, State.RETRYING, State.STANDBY) if state in (stream["state"], edge["state"])]
     counters = edge["counters"]
     return Line(
         stream["sync"],
@@ -93,93 +205,126 @@ def _line(stream: Mapping[str, Any], edge: Mapping[str, Any]) -> Line:
         edge["lag_seconds"],
         counters["inserted"] + counters["updated"] + counters["deleted"],
         counters["copied"],
-        problem.get("message") or edge.get("obstacle") or None,
+        problem.get("message") or edge["obstacle"] or stream["held"] or None,
         problem.get("hint"),
         stream["schedule"],
         stream["kicks"]["run"],
         stream["kicks"]["next"],
         counters["replaced"],
+        edge["full_copies"],
+        counters["inserted"],
+        counters["updated"],
+        counters["deleted"],
+        counters["truncated"],
+        edge["last_applied"],
+        stream["held"] or None,
+        edge["sequences"],
+        edge["quarantined"],
+        edge["consistent_from"] or None,
+        [copy for copy in edge["copy"] if not copy["done"]],
+        edge["proof"],
+        edge["post_data"],
     )
 
 
 def _read(config: Config, edge: EdgeName) -> Line:
-    """An edge that no daemon runs: its progress from the target, the rest from the source's slot."""
-    position = lag = None
+    """An edge that no daemon runs: its progress from the target, the rest from the source."""
+    position = lag = held = None
     error: StreamerError | None = None
     try:
-        position = _read_progress(config, edge)
+        position, held = _read_progress(config, edge)
         with session(config, edge.source) as connection:
-            end = _end_of_wal(connection, slot_name(edge.sync, edge.source))
-        if position is not None and end is not None:
-            lag = max(0, end - LSN.parse(position))
-        if end is None:
-            error = StreamerError(f'sync "{edge.sync}" has no slot on "{edge.source}"', f"run: streamer setup --sync {edge.sync}")
+            lag = _lag(config, connection, edge, position)
     except StreamerError as problem:
         error = problem
     message, remedy = (error.message, error.hint) if error else (None, None)
     schedule = config.syncs[edge.sync].run
-    return Line(edge.sync, edge.source, edge.target, NOT_RUNNING, position, lag, None, None, None, message, remedy, schedule)
+    line = Line(edge.sync, edge.source, edge.target, NOT_RUNNING, position, lag, None, None, None, message, remedy, schedule)
+    return replace(line, quarantined=held)
 
 
-def _read_progress(config: Config, edge: EdgeName) -> str | None:
+def _read_progress(config: Config, edge: EdgeName) -> tuple[str | None, int | None]:
+    """What the target says: the edge's position, and how many changes it holds in quarantine."""
     if (foreign := target_of(config, edge.target)) is not None:
-        return foreign.position(edge)
+        return foreign.position(edge), foreign.quarantined(edge)
     key = [edge.sync, edge.source, edge.target]
     with session(config, edge.target) as connection:
-        if connection.execute("SELECT to_regclass('streamer.progress') IS NULL").fetchone() == (True,):
-            return None
+        if not installation.is_there(connection):
+            return None, None
         query = "SELECT position FROM streamer.progress WHERE sync = %s AND source = %s AND target = %s"
         found = connection.execute(query, key).fetchone()
-        return found[0] if found else None
+        held = quarantine_table(edge, connection).count() if installation.has_table(connection, "quarantine") else None
+        return found[0] if found else None, held
 
 
-def _end_of_wal(connection: Connection, slot: str) -> LSN | None:
-    """The end of the source's WAL; None if the stream has no slot there."""
+def _lag(config: Config, connection: Connection, edge: EdgeName, position: str | None) -> int | None:
+    """WAL between the source's end and the position; None where triggers capture. Raises StreamerError if nothing is set up."""
+    slot, setup = slot_name(edge.sync, edge.source), f"run: streamer setup --sync {edge.sync}"
+    if choose_capture(config.nodes[edge.source].capture, version(connection))[0] == "trigger":
+        if not installed(connection) or Batches(connection, edge.source, slot).standing() is None:
+            raise StreamerError(f'sync "{edge.sync}" has no delta reader on "{edge.source}"', setup)
+        return None
     function = "pg_current_wal_lsn" if version(connection) >= 100000 else "pg_current_xlog_location"
     row = connection.execute(
         f"SELECT {function}()::text FROM pg_replication_slots WHERE slot_name = %s".encode(), [slot]
     ).fetchone()
-    return LSN.parse(row[0]) if row else None
+    if row is None:
+        raise StreamerError(f'sync "{edge.sync}" has no slot on "{edge.source}"', setup)
+    return None if position is None else max(0, LSN.parse(row[0]) - LSN.parse(position))
 
 
-def print_status(lines: Sequence[Line], *, as_json: bool) -> None:
-    """Print the edges, and below them when those run that rest between their runs, and what is wrong."""
-    if as_json:
-        print(json.dumps({"edges": [asdict(line) for line in lines]}, indent=2, ensure_ascii=False))
-        return
-    headers = ("sync", "source", "target", "state", "position", "lag bytes", "lag s", "rows", "copied")
-    print_table(headers, [_cells(line) for line in lines])
-    for told_run in dict.fromkeys(_told_run(line) for line in lines if line.schedule != CONTINUOUS and line.state != NOT_RUNNING):
-        print(told_run)
-    told: set[str] = set()
-    for line in lines:
-        if line.error and line.error not in told:
-            told.add(line.error)
-            print(f"{line.sync}: {line.error}" + (f"; {line.remedy}" if line.remedy else ""))
+# -- sources ---------------------------------------------------------------------------------------------------------------------
 
 
-def _cells(line: Line) -> list[str]:
-    values = [line.position, line.lag_bytes, line.lag_seconds and round(line.lag_seconds, 1), line.rows, line.copied]
-    return [line.sync, line.source, line.target, str(line.state), *("-" if v is None else str(v) for v in values)]
+def _told(node: Mapping[str, Any]) -> list[NodeFinding]:
+    """What the daemon has found on a source."""
+    ours = [slot for slot in node["slots"] if slot["sync"]]
+    found = [_finding(node["node"], slot["slot"], slot["wal_status"], slot["retained_bytes"]) for slot in ours]
+    limit = node["max_retained_bytes"]
+    if (severity := _LEVELS.get(node["level"])) is not None:
+        worst = max(ours, key=lambda slot: slot["retained_bytes"] or 0)
+        held = f'slot "{worst["slot"]}" holds back {size(worst["retained_bytes"])} of WAL (max_retained_wal is {size(limit)})'
+        found.append(NodeFinding(node["node"], severity, held, _REMEDY))
+    if problem := node["problem"]:
+        found.append(
+            NodeFinding(node["node"], Severity.WARNING, f"its slots cannot be seen: {problem['message']}", problem["hint"])
+        )
+    return [finding for finding in found if finding is not None]
 
 
-def _told_run(line: Line) -> str:
-    """When the stream of this edge ran last, and when it will; for people."""
-    parts = ["has not run yet since streamer run was started"]
-    if line.run is not None:
-        parts = [f"run {line.run['number']} began {_moment(line.run['started'])}", *_course(line.run, line.state)]
-    if line.next_run:
-        parts.append(f"the next begins {_moment(line.next_run)}")
-    return f"{line.sync}: {line.source} ({line.schedule}): {', '.join(parts)}"
+_REMEDY: Final = "bring the target back, or take it out of the sync; see: streamer slots list"
 
 
-def _course(run: Mapping[str, Any], state: str) -> list[str]:
-    rows = counted(run["rows"], "row")
-    if run["ended"] is None:
-        return [rows, "goes on when resumed"] if state == State.PAUSED else [f"{rows} so far"]
-    seconds = (datetime.fromisoformat(run["ended"]) - datetime.fromisoformat(run["started"])).total_seconds()
-    return [f"{run['result']} after {seconds:.1f} s", rows]
+def _seen(config: Config) -> list[NodeFinding]:
+    """The same, by looking: no daemon has. A source that does not answer is told with its edges."""
+    found = []
+    sources = list(dict.fromkeys(source for _, source, _ in config.edges()))
+    slots_there = slots.find(config, sources).slots
+    for name in sources:
+        node = config.nodes[name]
+        ours = [slot for slot in slots_there if (slot.node, slot.source) == (name, name)]
+        found += [_finding(name, slot.slot, slot.wal_status, slot.retained_bytes) for slot in ours]
+        guard = Guard(name, node.max_retained_bytes, node.wal_guard)
+        guard.look(ours)
+        if (severity := _LEVELS.get(guard.level)) is not None:
+            found.append(NodeFinding(name, severity, guard.finding, "start it: streamer run; see: streamer slots list"))
+    return [finding for finding in found if finding is not None]
 
 
-def _moment(iso: str) -> str:
-    return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M:%S} UTC"
+def _counted(config: Config) -> list[Mapping[str, Any]]:
+    """The deltas that wait, by looking."""
+    found: list[Mapping[str, Any]] = []
+    for name in dict.fromkeys(source for _, source, _ in config.edges()):
+        syncs = {slot_name(key, name): (key, sync.captures) for key, sync in config.syncs.items() if name in sync.sources}
+        with suppress(StreamerError), session(config, name) as connection:
+            found += map(asdict, read_deltas(connection, name, syncs))
+    return found
+
+
+def _finding(node: str, slot: str, wal_status: str | None, retained: int | None) -> NodeFinding | None:
+    """What the server says of a slot that is in danger, or beyond help."""
+    if wal_status not in _IN_DANGER:
+        return None
+    held = "" if retained is None else f" with {size(retained)} of WAL"
+    remedy = "changes are lost; the stream says how to start over" if wal_status == "lost" else _REMEDY
+    return NodeFinding(node, Severity.CRITICAL, f'slot "{slot}" is {wal_status}{held}', remedy)

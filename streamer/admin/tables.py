@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from streamer.admin import installation
 from streamer.admin.foreign import ForeignTarget, target_of
+from streamer.admin.keyless import TRIGGER, Keys, Method
 from streamer.admin.nodes import chosen_syncs, session
 from streamer.admin.printing import print_table
 from streamer.capture import publication
 from streamer.capture.catalog import SourceTable, read_tables
-from streamer.capture.slot import choose_plugin
 from streamer.config import Config
 from streamer.errors import StreamerError
 from streamer.model import EdgeName, Identity, TableName
+from streamer.node_config import choose_capture
 from streamer.session import Connection, version
 from streamer.sinks.postgres_ddl import has_table
 from streamer.sinks.postgres_table import quoted
@@ -41,6 +43,9 @@ class Listed:
     size: int
     #: what will happen, by target
     targets: dict[str, str] = field(default_factory=dict)
+    #: what is lost or done because the table has no key, and what can be done about it; empty if it has one
+    lacks: str = ""
+    ways_out: list[str] = field(default_factory=list)
 
 
 def tables(config: Config, only: str | None) -> tuple[list[Listed], list[StreamerError]]:
@@ -67,8 +72,9 @@ class _Stream:
         self._source = source
         self._connection = connection
         self._tables = read_tables(connection, self._settings.selects)
-        plugin, _ = choose_plugin(config.nodes[source].capture, version(connection))
-        self._only_inserts = publication.insert_only(connection, self._tables, plugin)
+        plugin, _ = choose_capture(config.nodes[source].capture, version(connection))
+        only_inserts = publication.insert_only(connection, self._tables, plugin) if plugin != TRIGGER else set()
+        self._keys = Keys(config, sync, source, plugin, only_inserts)
 
     def listed(self, problems: list[StreamerError]) -> list[Listed]:
         """All tables, with what will happen to them; targets that cannot be asked are added to `problems`."""
@@ -84,14 +90,17 @@ class _Stream:
         return found
 
     def _table(self, table: SourceTable) -> Listed:
+        lacks = self._keys.lacking(table)
         return Listed(
             self._sync,
             self._source,
             str(table.table),
-            table.identity_columns if table.identity is not Identity.FULL else table.definition.primary_key,
-            "none" if table.table in self._only_inserts else _IDENTITIES[table.identity],
+            self._keys.key(table),
+            "none" if table.table in self._keys.insert_only else _IDENTITIES[table.identity],
             table.rows,
             self._size(table),
+            lacks=lacks,
+            ways_out=list(self._keys.ways_out(self._connection, table)) if lacks else [],
         )
 
     def _size(self, table: SourceTable) -> int:
@@ -107,11 +116,14 @@ class _Stream:
         foreign = target_of(self._config, edge.target)
         state = _in_server(self._config, edge, names) if foreign is None else _in_foreign(foreign, edge, names)
         for table, name in zip(self._tables, names, strict=True):
-            yield self._plan(table.table, name, state) + ("" if name == table.table else f", as {name}")
+            yield self._plan(table, name, state) + ("" if name == table.table else f", as {name}")
 
-    def _plan(self, table: TableName, name: TableName, state: _State) -> str:
+    def _plan(self, table: SourceTable, name: TableName, state: _State) -> str:
         """What will happen to a table that has this name on the target."""
-        stream = "inserts only" if table in self._only_inserts else "stream"
+        stream = self._keys.method(table)
+        if stream in (Method.FULLCOPY, Method.NOTHING):
+            plan = f"{stream} {self._keys.rhythm}" if stream is Method.FULLCOPY else stream
+            return plan if name in state.existing else f"will be created, {plan}"
         copy = self._settings.copy_rows
         if name in state.copied:
             return stream
@@ -135,8 +147,11 @@ def _in_server(config: Config, edge: EdgeName, names: Sequence[TableName]) -> _S
         existing = frozenset(n for n in names if has_table(connection, n))
         filled = {n for n in existing if connection.execute(f"SELECT 1 FROM {quoted(n)} LIMIT 1".encode()).fetchone()}
         copied = frozenset[TableName]()
-        if connection.execute("SELECT to_regclass('streamer.copy') IS NOT NULL").fetchone() == (True,):
-            query = "SELECT schema_name, table_name FROM streamer.copy WHERE sync = %s AND source = %s AND target = %s"
+        if installation.has_table(connection, "copy"):
+            query = (
+                "SELECT schema_name, table_name FROM streamer.copy "
+                "WHERE sync = %s AND source = %s AND target = %s AND position <> '0/0'"
+            )
             rows = connection.execute(query, [edge.sync, edge.source, edge.target])
             copied = frozenset(TableName(*row) for row in rows)
         return _State(existing, frozenset(filled), copied)
@@ -154,6 +169,10 @@ def print_tables(found: Sequence[Listed], *, as_json: bool) -> None:
         return
     headers = ("sync", "source", "table", "key", "identity", "rows", "size", "target", "plan")
     print_table(headers, [_cells(t, target, plan) for t in found for target, plan in t.targets.items()])
+    for table in found:
+        if table.lacks:
+            print(f'{table.sync}: table "{table.table}" on "{table.source}" {table.lacks}. Ways out:')
+            print("\n".join(f"  - {way}" for way in table.ways_out))
 
 
 def _cells(table: Listed, target: str, plan: str) -> list[str]:

@@ -1,8 +1,8 @@
 """`streamer teardown`: take away all that setup and run have made on the nodes, and nothing else; the user's tables stay.
 
-First everything is found and shown, then removed: slots, so that the sources keep no WAL, publications, replication origins,
-progress, triggers, and the schema streamer where no sync is left that uses it. Or, of one node that leaves its syncs, all that is
-there and what the others have of it. A node that cannot be reached does not stop the others.
+First everything is found and shown, then removed: slots (or delta readers), so that the sources keep nothing for us, publications,
+replication origins, progress, triggers, and the schema streamer where no sync is left that uses it. Or, of one node that leaves its
+syncs, all that is there and what the others have of it. A node that cannot be reached does not stop the others.
 
 The trap: a daemon that still runs would write on without progress. While a slot has a reader, teardown refuses, or ends it if
 told to.
@@ -11,8 +11,9 @@ told to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-from streamer.admin import removals
+from streamer.admin import capture_triggers, installation, removals
 from streamer.admin.foreign import ForeignTarget, target_of
 from streamer.admin.leaving import Leaving, syncs_of, without
 from streamer.admin.nodes import Say, chosen_syncs, session
@@ -21,6 +22,7 @@ from streamer.capture import publication
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import StreamerError, UsageError
 from streamer.model import EdgeName
+from streamer.node_config import LOGICAL_DECODING
 from streamer.session import Connection, version
 from streamer.sinks.postgres_table import quote
 
@@ -55,6 +57,18 @@ def teardown(
     for line in leaving.advice() if leaving else ():
         say(line)
     return work.problems
+
+
+_OF_A_SYNC: Final = {
+    "progress": "progress",
+    "copy": "copy",
+    "copied_part": "copied ranges",
+    "post_data": "indexes and constraints that were never made",
+    "member": "membership",
+    "conflict": "conflicts",
+    "quarantine": "quarantine",
+}
+"""Tables that have rows of single syncs, and what these are."""
 
 
 class _Teardown:
@@ -101,12 +115,15 @@ class _Teardown:
         """All that the syncs have here."""
         edges = [EdgeName(*edge) for edge in self._config.edges() if edge[2] == node and edge[0] in self._syncs]
         yield from removals.writers(connection, node, edges, force=self._force)
-        for sync in self._syncs:
-            if node in self._config.syncs[sync].sources:
-                yield from removals.captured(connection, node, slot_name(sync, node), force=self._force)
+        captured = [sync for sync in self._syncs if node in self._config.syncs[sync].sources]
+        for sync in captured:
+            yield from removals.captured(connection, node, slot_name(sync, node), force=self._force)
+        yield from capture_triggers.removals(connection, node, captured, self._rest, force=self._force)
         names = removals.origins(connection, node)
         yield from removals.origin_removals(name for name in names if name.sync in self._syncs)
-        if removals.has_schema(connection):
+        for sync in self._syncs:
+            yield from removals.unfinished(connection, sync, node)
+        if installation.is_there(connection) or capture_triggers.is_installed(connection):
             if self._is_last(connection, node):
                 yield Removal(f'schema "{OWN_SCHEMA}"', f"DROP SCHEMA {quote(OWN_SCHEMA)} CASCADE")
             else:
@@ -115,19 +132,24 @@ class _Teardown:
     def _kept(self, connection: Connection, node: str) -> Iterator[Removal]:
         """What the syncs have in a schema that stays."""
         for sync in self._syncs:
-            for table, what in {"progress": "progress", "copy": "copy", "member": "membership", "conflict": "conflicts"}.items():
+            for table, what in _OF_A_SYNC.items():
                 yield from removals.rows(connection, table, f'{what} of sync "{sync}"', sync=sync, target=node)
         yield from removals.triggers(connection, node, self._rest)
 
     def _is_last(self, connection: Connection, node: str) -> bool:
         """Whether no other sync uses the schema: of this config, or of another one that names the same database."""
         leaving = [name for s in self._syncs for name in publication.names(slot_name(s, node))]
+        if capture_triggers.streams_there(connection) - set(leaving):
+            return False
         lasting = " AND NOT temporary" if version(connection) >= 100000 else ""
-        used = [
-            "SELECT 1 FROM streamer.progress WHERE NOT sync = ANY(%(syncs)s)",
-            "SELECT 1 FROM pg_replication_slots WHERE left(slot_name, 9) = 'streamer_' AND NOT slot_name = ANY(%(leaving)s) "
-            f"AND database = current_database(){lasting}",
-        ]
+        used = []
+        if installation.is_there(connection):
+            used.append("SELECT 1 FROM streamer.progress WHERE NOT sync = ANY(%(syncs)s)")
+        if version(connection) >= LOGICAL_DECODING:
+            used.append(
+                "SELECT 1 FROM pg_replication_slots WHERE left(slot_name, 9) = 'streamer_' AND NOT slot_name = ANY(%(leaving)s) "
+                f"AND database = current_database(){lasting}"
+            )
         if version(connection) >= 100000:
             used.append("SELECT 1 FROM pg_publication WHERE left(pubname, 9) = 'streamer_' AND NOT pubname = ANY(%(leaving)s)")
         parameters = {"syncs": list(self._syncs), "leaving": leaving}
@@ -142,8 +164,8 @@ class _Teardown:
         for source in self._config.syncs[sync].sources:
             try:
                 with session(self._config, source) as connection:
-                    slot = [slot_name(sync, source)]
-                    if connection.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", slot).fetchone():
+                    slot = slot_name(sync, source)
+                    if slot in capture_triggers.streams_there(connection) or removals.has_slot(connection, slot):
                         return True
             except StreamerError:
                 return True

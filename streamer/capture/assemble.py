@@ -2,7 +2,7 @@
 
 A decoder (`pgoutput`, `wal2json`) turns every payload into a message; `Assembler` gathers the changes between Begin and Commit
 and cuts them into pieces of about PIECE_BYTES, so that a transaction of any size passes in bounded memory. A transaction that
-streamer applied carries a tag: its first change is a row of streamer.progress or streamer.copy, which names the origin. From the
+streamer applied carries a tag: its first change is a row of TAGS, which names the origin. From the
 tags that have passed, the assembler also knows what its node had seen of others when it made a transaction of its own.
 
 The trap: what a transaction is (its origin) is known with its first change only, so no piece leaves before that.
@@ -48,7 +48,7 @@ COLUMN_BYTES: Final = 60
 """Python's part of a column's value: the str around its bytes, and its place in the row."""
 
 OWN_SCHEMA: Final = "streamer"
-TAGS: Final = frozenset({TableName(OWN_SCHEMA, "progress"), TableName(OWN_SCHEMA, "copy")})
+TAGS: Final = frozenset(TableName(OWN_SCHEMA, name) for name in ("progress", "copy", "copied_part"))
 """Where the first write of every transaction of ours goes: an edge's progress, or the record of a copied table."""
 REMOVALS: Final = TableName(OWN_SCHEMA, "removal")
 """Where a node writes the key of a row that it refused for good: everybody is to delete it, though the node never had it."""
@@ -98,12 +98,20 @@ def partition_truncated(partition: TableName, root: TableName) -> DecodeError:
 class Interest:
     """What a stream wants of its source."""
 
-    #: the tables that it carries
+    #: the tables of the sync
     selects: Callable[[TableName], bool] = lambda table: True
     #: the syncs of whose transactions it is noted what the node has seen; None: all
     heard: Collection[str] | None = None
     #: whether any edge wants the transaction; asked only of those that streamer applied
     carries: Callable[[Transaction], bool] = lambda transaction: True
+    #: the tables that are copied whole, so that nobody wants their changes
+    whole: Callable[[TableName], bool] = lambda table: False
+    #: whether a table that has no key at all may be copied whole
+    copyable: Callable[[TableName], bool] = lambda table: False
+    #: what the config names as the key of a table, if it does
+    keys: Callable[[TableName], Sequence[str]] = lambda table: ()
+    #: whether each transaction must come by itself, with its own commit time, because several nodes write
+    by_transaction: bool = False
 
 
 EVERYTHING: Final = Interest()
@@ -239,7 +247,7 @@ class Assembler:
 
 
 def _read_tag(relation: Relation, row: Row, begin: Begin) -> Transaction:
-    """The transaction that a row of streamer.progress or streamer.copy tags.
+    """The transaction that a row of one of TAGS tags.
 
     https://www.postgresql.org/docs/current/datatype-datetime.html#DATATYPE-DATETIME-OUTPUT
     """
@@ -254,14 +262,19 @@ def _read_tag(relation: Relation, row: Row, begin: Begin) -> Transaction:
 
 
 def _read_removal(relation: Relation, row: Row) -> Change:
-    """The delete that a row of streamer.removal stands for; its relation has the key's columns only."""
+    """The delete that a row of streamer.removal stands for."""
     values = dict(zip(relation.names, row, strict=True))
     try:
         schema, name, key = (v for v in map(values.get, ("schema_name", "table_name", "key")) if isinstance(v, str))
-        columns: dict[str, str] = orjson.loads(key)
+        return removal(TableName(schema, name), key)
     except ValueError as error:
         raise _unreadable(relation, None, error) from error
-    removed = Relation(TableName(schema, name), tuple(Column(c, 0, identity=True) for c in columns), Identity.DEFAULT)
+
+
+def removal(table: TableName, key: str) -> Change:
+    """Return the delete of a key, which is a JSON object; the relation has the key's columns only. Raises ValueError."""
+    columns: dict[str, str] = orjson.loads(key)
+    removed = Relation(table, tuple(Column(c, 0, identity=True) for c in columns), Identity.DEFAULT)
     return (Kind.DELETE, removed, tuple(columns.values()), None)
 
 

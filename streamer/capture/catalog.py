@@ -9,15 +9,25 @@ https://www.postgresql.org/docs/current/catalogs.html
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from psycopg import sql
+
+from streamer.errors import renamed
 from streamer.model import Column, ColumnDefinition, Identity, Relation, TableDefinition, TableName
 from streamer.session import Connection, version
 
+FULL_TEXT = 90000  # bytea_output, and an extra_float_digits of 3: version 9.0
+DEFERRABLE = 90000  # unique constraints that are: version 9.0
+PERSISTENCE = 90100  # unlogged tables: version 9.1
+REPLICA_IDENTITY = 90400  # version 9.4; before, the primary key is all there is
 PARTITIONED = 100000  # declarative partitioning and identity columns: version 10
 INCLUDED = 110000  # columns that an index only carries: version 11
 GENERATED = 120000  # generated columns: version 12
+
+BYTEA = 17
+FLOAT4 = 700
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,10 @@ class SourceTable:
     #: estimated number of rows
     rows: int
     partitioned: bool = False
+    #: in bytes, without indexes, as last vacuumed or analyzed: to ask now would wait for whoever has locked the table
+    size: int = 0
+    #: what its name may change and it does not
+    oid: int = 0
 
     @property
     def table(self) -> TableName:
@@ -52,9 +66,8 @@ class SourceTable:
 
 def read_tables(connection: Connection, selects: Callable[[TableName], bool]) -> list[SourceTable]:
     """Return the tables that `selects` chooses, by name; a selected table's partitions belong to it and are not listed."""
-    partitioned = version(connection) >= PARTITIONED
-    rows = connection.execute(_TABLES_10 if partitioned else _TABLES_94).fetchall()
-    parents = {row[0]: row[7] for row in rows if row[7] is not None}
+    rows = connection.execute(_tables_query(version(connection)).encode()).fetchall()
+    parents = {row[0]: row[6] for row in rows if row[6] is not None}
     chosen = {row[0]: row for row in rows if selects(TableName(row[1], row[2]))}
     tops = {oid: row for oid, row in chosen.items() if not _ancestors(oid, parents) & chosen.keys()}
     names = {row[0]: TableName(row[1], row[2]) for row in rows}
@@ -70,11 +83,45 @@ def read_tables(connection: Connection, selects: Callable[[TableName], bool]) ->
     ]
 
 
+def name_of(connection: Connection, oid: int) -> TableName | None:
+    """Return what the table is called now; None if it was dropped."""
+    query = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s"
+    row = connection.execute(query, [oid]).fetchone()
+    return None if row is None else TableName(*row)
+
+
+def require_names(
+    connection: Connection, carried: dict[TableName, int], present: Collection[TableName], node: str, sync: str
+) -> None:
+    """See that no table that a stream has carried (by name and oid) is called otherwise now. One that was dropped, or has become
+    the partition of another, is forgotten.
+
+    Raises SourceError.
+    """
+    for gone in carried.keys() - set(present):
+        now = name_of(connection, carried[gone])
+        if now is not None and now != gone:
+            raise renamed(gone, now, node, sync)
+        del carried[gone]
+
+
 def generated_columns(connection: Connection, table: TableName) -> set[str]:
     """Return the names of the table's generated columns as they are now."""
     if version(connection) < GENERATED:
         return set()
     return {name for (name,) in connection.execute(_GENERATED, [table.schema, table.name])}
+
+
+def read_as(connection: Connection, column: ColumnDefinition) -> str:
+    """Return the SQL expression that gives the column's value as newer servers write it: 8.4 has neither hex for bytea, nor enough
+    digits for float4."""
+    name = sql.Identifier(column.name).as_string()
+    if version(connection) >= FULL_TEXT:
+        return name
+    kind = column.base_oid or column.type_oid
+    if kind == BYTEA:
+        return f"'\\x' || pg_catalog.encode({name}, 'hex')"
+    return f"{name}::float8" if kind == FLOAT4 else name
 
 
 def _ancestors(oid: int, parents: dict[int, int]) -> set[int]:
@@ -91,7 +138,7 @@ def _source_table(
     keys: _Keys,
     leaves: Iterable[TableName],
 ) -> SourceTable:
-    _, schema, name, relkind, identity, _, estimate, _ = row
+    oid, schema, name, relkind, identity, estimate, _, size = row
     kind = Identity(str(identity))
     identity_columns = {
         Identity.DEFAULT: keys.default,
@@ -108,17 +155,19 @@ def _source_table(
         tuple(leaves),
         max(int(str(estimate)), 0),
         partitioned=relkind == "p",
+        size=int(str(size)),
+        oid=int(str(oid)),
     )
 
 
 def _read_columns(connection: Connection, oids: list[int]) -> dict[int, list[ColumnDefinition]]:
     number = version(connection)
-    sql = _COLUMNS.format(
+    query = _COLUMNS.format(
         identity="a.attidentity::text" if number >= PARTITIONED else "''",
         generated="a.attgenerated::text" if number >= GENERATED else "''",
     )
     found: dict[int, list[ColumnDefinition]] = defaultdict(list)
-    for oid, *column in connection.execute(sql, [oids]):
+    for oid, *column in connection.execute(query.encode(), [oids]):
         name, type_name, type_oid, not_null, default, identity, generated, base_oid, base_name, enum = column
         definition = ColumnDefinition(
             name, type_name, type_oid, not_null, default, identity, bool(generated), base_oid, base_name, enum
@@ -140,9 +189,14 @@ class _Keys:
 
 
 def _read_keys(connection: Connection, oids: list[int]) -> dict[int, _Keys]:
-    sql = _KEYS.format(count="i.indnkeyatts" if version(connection) >= INCLUDED else "i.indnatts")
+    number = version(connection)
+    query = _KEYS.format(
+        immediate="i.indimmediate" if number >= DEFERRABLE else "true",
+        identity="i.indisreplident" if number >= REPLICA_IDENTITY else "false",
+        count="i.indnkeyatts" if number >= INCLUDED else "i.indnatts",
+    )
     found: dict[int, _Keys] = defaultdict(_Keys)
-    for oid, is_primary, is_immediate, is_identity, is_unique, names in connection.execute(sql, [oids]):
+    for oid, is_primary, is_immediate, is_identity, is_unique, names in connection.execute(query.encode(), [oids]):
         keys, columns = found[oid], tuple(names)
         if is_primary:
             keys.primary = columns
@@ -155,20 +209,27 @@ def _read_keys(connection: Connection, oids: list[int]) -> dict[int, _Keys]:
     return found
 
 
-_TABLES_94 = """
-SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
-       c.reltuples::bigint, NULL::bigint
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-"""
+def _tables_query(number: int) -> str:
+    return _TABLES.format(
+        identity="c.relreplident::text" if number >= REPLICA_IDENTITY else "'d'",
+        lasting="c.relpersistence = 'p'" if number >= PERSISTENCE else "NOT c.relistemp",
+        **_PARTITIONS if number >= PARTITIONED else _NO_PARTITIONS,
+    )
 
-_TABLES_10 = """
-SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relreplident::text, c.relpersistence::text,
-       c.reltuples::bigint, CASE WHEN c.relispartition THEN i.inhparent::bigint END
+
+_TABLES = """
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, {identity}, c.reltuples::bigint, {parent},
+       (c.relpages + coalesce(l.relpages, 0))::bigint * current_setting('block_size')::bigint
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+LEFT JOIN pg_catalog.pg_class l ON l.oid = c.reltoastrelid{inherits}
+WHERE c.relkind IN ({kinds}) AND {lasting} AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
+_NO_PARTITIONS = {"kinds": "'r'", "parent": "NULL::bigint", "inherits": ""}
+_PARTITIONS = {
+    "kinds": "'r', 'p'",
+    "parent": "CASE WHEN c.relispartition THEN i.inhparent::bigint END",
+    "inherits": "\nLEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relispartition",
+}
 
 # the last domain of a chain has the modifier
 _COLUMNS = """
@@ -199,8 +260,8 @@ WHERE n.nspname = %s AND c.relname = %s AND a.attgenerated <> '' AND NOT a.attis
 
 # indkey is an int2vector, which counts from 0
 _KEYS = """
-SELECT i.indrelid::bigint, i.indisprimary, i.indimmediate, i.indisreplident,
-       i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL,
+SELECT i.indrelid::bigint, i.indisprimary, {immediate}, {identity},
+       i.indisunique AND {immediate} AND i.indpred IS NULL AND i.indexprs IS NULL,
        ARRAY(SELECT a.attname::text
              FROM pg_catalog.generate_series(0, {count} - 1) AS k(n)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]

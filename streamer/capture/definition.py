@@ -1,9 +1,9 @@
 """How tables are defined on the source, as statements that make the same on a target: read from the catalog.
 
-The server itself writes most of the text (format, pg_get_expr, pg_get_constraintdef …), on a session whose search_path is
+The server itself writes most of the text (format_type, pg_get_expr, pg_get_constraintdef …), on a session whose search_path is
 pg_catalog alone, so that every name comes out qualified. What a target may lack, such as a function in a default, is a
 statement of its own that may fail. The traps: a partitioned table becomes an ordinary one; a virtual generated column is stored
-before version 18.
+before version 18; the queries run on 8.4 as well, which has neither format() nor string_agg().
 
 https://www.postgresql.org/docs/current/catalogs.html
 """
@@ -14,22 +14,25 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from streamer.capture.catalog import GENERATED, PARTITIONED
-from streamer.capture.definition_types import TypeDefinitions, quote
+from streamer.capture.catalog import GENERATED, PARTITIONED, REPLICA_IDENTITY
+from streamer.capture.definition_types import TypeDefinitions, collation, quote
+from streamer.capture.post_data import VALIDATED, Object, Selection, read_objects
 from streamer.model import Creation, TableName
+from streamer.post_data import PostData, Structure
 from streamer.session import Connection, version
 
 VIRTUAL: Final = 180000  # virtual generated columns: version 18
 
 
-def table_creations(connection: Connection, tables: Sequence[TableName], target: int) -> list[Creation]:
+def table_structure(connection: Connection, selection: Selection, target: int) -> Structure:
     """Return what makes the tables on a server of version `target`, with the types and sequences that they need, in order.
 
     Raises SchemaError if a column's type cannot be made from the catalog, psycopg.Error.
     """
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
-        return _Definitions(connection, tables, target).creations()
+        objects = read_objects(connection, {table: table for table in selection.tables}, selection)
+        return _Definitions(connection, selection.tables, target).structure(objects)
 
 
 def needed_creations(connection: Connection, tables: Sequence[TableName], target: int) -> list[Creation]:
@@ -47,7 +50,7 @@ class _Definitions:
         self._source = version(connection)
         self._target = target
         self._tables = self._find(tables)
-        self._types = TypeDefinitions(connection)
+        self._types = TypeDefinitions(connection, target)
 
     def _find(self, tables: Sequence[TableName]) -> dict[int, TableName]:
         found = {}
@@ -60,22 +63,23 @@ class _Definitions:
                 found[oid] = table
         return found
 
-    def creations(self) -> list[Creation]:
-        """Everything, in an order that works."""
+    def structure(self, objects: Sequence[Object]) -> Structure:
+        """Everything, in an order that works, with these indexes and constraints."""
         columns = self._columns()
         sequences = list(self._sequences(and_own=True))
-        return [
+        before = [
             *self._needed(sequences),
             *sequences,
             *(self._table(oid, columns[oid]) for oid in self._tables),
             *self._ownerships(),
             *self._defaults(),
-            *self._constraints("p", "u", "x"),
-            *self._indexes(),
-            *self._constraints("c"),
+            *(_creation(one.made_by, required=one.primary) for one in objects if one.first),
+            *self._checks(),
             *self._identities(),
-            *self._constraints("f"),
         ]
+        late = [one for one in objects if not one.first]
+        left_out = [f"{one.made_by.what}: {one.obstacle}" for one in late if one.obstacle]
+        return Structure(before, [one.made_by for one in late if not one.obstacle], left_out)
 
     def before_dump(self) -> list[Creation]:
         """What pg_dump leaves out when it is told of the tables."""
@@ -92,7 +96,10 @@ class _Definitions:
 
     def _columns(self) -> dict[int, list[str]]:
         """The columns of every table as CREATE TABLE writes them."""
+        collated, joins = collation("a.attcollation", "t.typcollation", min(self._source, self._target))
         query = _COLUMNS.format(
+            collated=collated,
+            joins=joins,
             identity="a.attidentity::text" if self._source >= PARTITIONED else "''",
             generated="a.attgenerated::text" if self._source >= GENERATED else "''",
         )
@@ -105,7 +112,7 @@ class _Definitions:
             if generated:
                 virtual = generated == "v" and self._target >= VIRTUAL
                 parts.append(f"GENERATED ALWAYS AS ({expression}) {'VIRTUAL' if virtual else 'STORED'}")
-            elif identity:
+            elif identity and self._target >= PARTITIONED:
                 when = "ALWAYS" if identity == "a" else "BY DEFAULT"
                 parts.append(f"GENERATED {when} AS IDENTITY ({numbers[oid, position]})")
             if not_null:
@@ -145,7 +152,7 @@ class _Definitions:
             query = f"SELECT {kind}{_OPTIONS} FROM pg_sequence s WHERE s.seqrelid = %s"
             row: Any = self._execute(query.encode(), [oid]).fetchone()
         else:  # the name comes from the catalog, quoted
-            row = self._execute(f"SELECT {_OPTIONS_94} FROM {qualified}".encode()).fetchone()
+            row = self._execute(f"SELECT {_OPTIONS_84} FROM {qualified}".encode()).fetchone()
         return str(row[0])
 
     def _ownerships(self) -> Iterator[Creation]:
@@ -168,24 +175,23 @@ class _Definitions:
                 required=False,
             )
 
-    def _constraints(self, *kinds: str) -> Iterator[Creation]:
-        """Constraints of these kinds; without its primary key a table would be no good target."""
-        for oid, kind, constraint, definition in self._execute(_CONSTRAINTS, [list(self._tables), list(kinds)]):
+    def _checks(self) -> Iterator[Creation]:
+        """Checks that hold for all rows; the others come with what is made after them."""
+        query = _CHECKS.format(valid="k.convalidated" if self._source >= VALIDATED else "true")
+        for oid, constraint, definition in self._execute(query.encode(), [list(self._tables)]):
             name = self._name(oid)
             yield Creation(
-                "foreign key" if kind == "f" else "detail",
+                "detail",
                 self._tables[oid],
                 f"ALTER TABLE {name} ADD CONSTRAINT {constraint} {definition}",
                 f"constraint {constraint} of table {name}",
-                required=kind == "p",
+                required=False,
             )
-
-    def _indexes(self) -> Iterator[Creation]:
-        for oid, index, definition in self._execute(_INDEXES, [list(self._tables)]):
-            yield Creation("detail", self._tables[oid], definition, f"index {index} of table {self._name(oid)}", required=False)
 
     def _identities(self) -> Iterator[Creation]:
         """Replica identities other than the default: needed where the target is a source as well."""
+        if self._source < REPLICA_IDENTITY:
+            return
         for oid, identity in self._execute(_IDENTITIES, [list(self._tables)]):
             name = self._name(oid)
             yield Creation(
@@ -197,20 +203,23 @@ class _Definitions:
             )
 
 
+def _creation(made: PostData, *, required: bool) -> Creation:
+    """What is there before the rows; without its primary key a table would be no good target."""
+    return Creation("detail", made.on, made.statement, made.what, required=required)
+
+
 def _schema(name: str) -> Creation:
     return Creation("schema", TableName(name, name), f"CREATE SCHEMA {quote(name)}", f"schema {quote(name)}")
 
 
 _COLUMNS: Final = """
 SELECT a.attrelid::bigint, a.attnum,
-       quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
-           || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %%I.%%I', cn.nspname, co.collname) ELSE '' END,
+       quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) || {collated},
        a.attnotnull, pg_get_expr(d.adbin, d.adrelid), {identity}, {generated}
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-LEFT JOIN pg_collation co ON co.oid = a.attcollation
-LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
+{joins}
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
@@ -223,19 +232,17 @@ ORDER BY a.attrelid, a.attnum
 """
 
 _OPTIONS: Final = """
-format('START WITH %%s INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s CACHE %%s ',
-       s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache)
-    || CASE WHEN s.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END
+'START WITH ' || s.seqstart || ' INCREMENT BY ' || s.seqincrement || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax
+    || ' CACHE ' || s.seqcache || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE ' NO CYCLE' END
 """
 _IDENTITY_SEQUENCES: Final = """
 FROM pg_sequence s JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid
 WHERE d.refobjid = ANY(%s) AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'i'
 """
 
-_OPTIONS_94: Final = """
-format('START WITH %s INCREMENT BY %s MINVALUE %s MAXVALUE %s CACHE %s ',
-       start_value, increment_by, min_value, max_value, cache_value)
-    || CASE WHEN is_cycled THEN 'CYCLE' ELSE 'NO CYCLE' END
+_OPTIONS_84: Final = """
+'START WITH ' || start_value || ' INCREMENT BY ' || increment_by || ' MINVALUE ' || min_value || ' MAXVALUE ' || max_value
+    || ' CACHE ' || cache_value || CASE WHEN is_cycled THEN ' CYCLE' ELSE ' NO CYCLE' END
 """
 
 _USED_SEQUENCES: Final = """
@@ -262,18 +269,10 @@ WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass A
 ORDER BY 2
 """
 
-_CONSTRAINTS: Final = """
-SELECT conrelid::bigint, contype::text, quote_ident(conname), pg_get_constraintdef(oid)
-FROM pg_constraint WHERE conrelid = ANY(%s) AND contype::text = ANY(%s)
-ORDER BY conrelid, contype, conname
-"""
-
-_INDEXES: Final = """
-SELECT i.indrelid::bigint, quote_ident(c.relname), pg_get_indexdef(i.indexrelid)
-FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE i.indrelid = ANY(%s) AND i.indisvalid
-  AND NOT EXISTS (SELECT 1 FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
-ORDER BY i.indrelid, c.relname
+_CHECKS: Final = """
+SELECT k.conrelid::bigint, quote_ident(k.conname), pg_get_constraintdef(k.oid)
+FROM pg_constraint k WHERE k.conrelid = ANY(%s) AND k.contype = 'c' AND {valid}
+ORDER BY k.conrelid, k.conname
 """
 
 _IDENTITIES: Final = """

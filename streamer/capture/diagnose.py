@@ -9,16 +9,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from streamer.errors import ConnectError, SlotError, SourceError, StreamerError, start_over
+from streamer.errors import ConnectError, SlotError, SourceError, StreamerError, TakenError, start_over
 
 ALLOW_WAL2JSON = (
     "on that server: ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json; SELECT pg_reload_conf(); "
     "(three separate names, not one quoted list)"
 )
-
-
-class SlotActive(ConnectError):
-    """Another process reads the slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +42,14 @@ class Diagnosis:
     def recopy(self) -> str:
         """The way on when changes are gone for good."""
         return start_over(self.sync)
+
+    @property
+    def passing_over(self) -> str:
+        """The way on when a change cannot be read, and its row is there still."""
+        return (
+            f"stop streamer, streamer slots advance {self.node} {self.slot} now, start it, "
+            f"streamer verify {self.sync} --repair (PostgreSQL 11 and later)"
+        )
 
     def missing_slot(self) -> SlotError:
         """The slot was there once: what was committed since cannot be read."""
@@ -78,14 +82,30 @@ def _not_installed(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerEr
 
 
 def _active(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
-    return SlotActive(
+    return TakenError(
         f'slot "{at.slot}" on "{at.node}" is read by another process (PID {match[1]})',
-        f"streamer tries again by itself; to end that reader: SELECT pg_terminate_backend({match[1]})",
+        f"streamer takes over when that ends; to end it: SELECT pg_terminate_backend({match[1]})",
     )
 
 
 def _no_role(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
     return SourceError(f'node "{at.node}": {text}', f"ALTER ROLE … REPLICATION for the role of nodes.{at.node}.url")
+
+
+def _no_text(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
+    return SourceError(
+        f'slot "{at.slot}" on "{at.node}": {text}: the change has a text that is not UTF-8, and cannot be read',
+        f"correct the row on that server, and {at.passing_over}; or {at.recopy}",
+    )
+
+
+def _unmapped(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
+    # decoding that begins where the slot was made sees no more than the end of a transaction that was under way then
+    return SourceError(
+        f'slot "{at.slot}" on "{at.node}": {text}: the server does not know of a TRUNCATE or rewrite that was committed '
+        "while the slot was being made",
+        f"if it stays: {at.passing_over}; or {at.recopy}",
+    )
 
 
 _CASES = (
@@ -99,5 +119,7 @@ _CASES = (
         r"requested WAL segment|has been invalidated|exceeds max_slot_wal_keep_size",
         _lost,
     ),
+    (r"invalid byte sequence for encoding", _no_text),
+    (r"could not map file(node|number)", _unmapped),
     (r"permission denied to|must be superuser or replication role", _no_role),
 )

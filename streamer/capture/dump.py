@@ -1,8 +1,9 @@
 """How tables are defined on the source, as `pg_dump` writes it: closer to the original than what the catalog way makes.
 
-Only entries that belong to a target are taken: no triggers, rules, policies or publications; foreign keys may fail. The traps:
-newer pg_dumps write psql commands (`\\restrict`) and settings that older servers don't know, so only the entries between the
-headings are taken; with -t it leaves out schemas and types, which come from the catalog; partitions must be named one by one.
+Only entries that belong to a target are taken: no triggers, rules, policies or publications. Which of them come after the rows is
+told by the catalog (`capture.post_data`). The traps: newer pg_dumps write psql commands (`\\restrict`) and settings that older
+servers don't know, so only the entries between the headings are taken; with -t it leaves out schemas and types, which come from the
+catalog; partitions must be named one by one.
 
 https://www.postgresql.org/docs/current/app-pgdump.html
 """
@@ -13,18 +14,24 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from psycopg import conninfo, sql
 
+from streamer.capture.catalog import PARTITIONED
+from streamer.capture.post_data import Object, Selection, partition_roots, read_objects
 from streamer.errors import SourceError
 from streamer.model import Creation, TableName
+from streamer.post_data import Structure
 from streamer.session import Connection, version
 
 SECONDS: Final = 120
 _OLDEST: Final = 10
 """The first pg_dump with all options below."""
+_OLDEST_SERVER: Final = 90200
+"""What pg_dump 15 and later take."""
 _OPTIONS: Final = (
     "--schema-only",
     "--no-owner",
@@ -38,6 +45,8 @@ _OPTIONS: Final = (
 _HEADING: Final = re.compile(
     r"^--\n-- Name: (?P<name>.*?); Type: (?P<type>[A-Z ]+); Schema: (?P<schema>.*?); Owner: .*\n--\n", re.M
 )
+_MARKED: Final = re.compile(r"^ALTER TABLE ONLY .* SET \(pg_attver=\d+\);\n", re.MULTILINE)
+"""What servers of November 2026 note of each column, and a pg_dump of before takes for an option. No other server knows it."""
 _TAKEN: Final = {
     "TABLE",
     "SEQUENCE",
@@ -52,15 +61,19 @@ _TAKEN: Final = {
 }
 
 
-def dump_creations(connection: Connection, url: str, tables: Sequence[TableName]) -> list[Creation] | None:
-    """Return the tables' definitions, partitions included; None if there is no pg_dump here that is new enough.
+def dump_structure(connection: Connection, url: str, selection: Selection) -> Structure | None:
+    """Return the tables' definitions, partitions included; None if there is no pg_dump here that fits.
 
     Raises SourceError if it fails.
     """
+    tables = selection.tables
     program = shutil.which("pg_dump")
-    if program is None or _major(program) < max(_OLDEST, version(connection) // 10000):
+    number = version(connection)
+    if program is None or number < _OLDEST_SERVER or _major(program) < max(_OLDEST, number // 10000):
         return None
-    named = [f"--table={_pattern(t)}" for t in (*tables, *_partitions(connection, tables))]
+    partitions = dict(partition_roots(connection, tables)) if number >= PARTITIONED else {}
+    relations = {table: table for table in tables} | partitions
+    named = [f"--table={_pattern(t)}" for t in relations]
     arguments, environment = _connecting(url)
     command = [program, *_OPTIONS, *named, *arguments]
     try:
@@ -69,7 +82,10 @@ def dump_creations(connection: Connection, url: str, tables: Sequence[TableName]
         raise SourceError(f"pg_dump was not ready within {SECONDS} s") from None
     if done.returncode != 0:
         raise SourceError(f"pg_dump failed: {next(iter(done.stderr.splitlines()), f'exit code {done.returncode}')}")
-    return list(_entries(done.stdout))
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = pg_catalog")
+        objects = read_objects(connection, relations, selection)
+    return _sorted(_entries(done.stdout), objects)
 
 
 def _major(program: str) -> int:
@@ -82,13 +98,6 @@ def _pattern(table: TableName) -> str:
     return sql.Identifier(table.schema, table.name).as_string()
 
 
-def _partitions(connection: Connection, tables: Sequence[TableName]) -> Iterator[TableName]:
-    """All partitions of these tables, those between root and leaf as well."""
-    if version(connection) >= 100000:
-        for schema, name in connection.execute(_PARTITIONS, [[t.schema for t in tables], [t.name for t in tables]]):
-            yield TableName(schema, name)
-
-
 def _connecting(url: str) -> tuple[list[str], dict[str, str]]:
     """What pg_dump needs to connect; secrets go through the environment, because everybody may read arguments."""
     parameters: dict[str, Any] = dict(conninfo.conninfo_to_dict(url))
@@ -98,41 +107,48 @@ def _connecting(url: str) -> tuple[list[str], dict[str, str]]:
     return [f"--dbname={conninfo.make_conninfo(**parameters)}"], environment
 
 
-def _entries(dump: str) -> Iterator[Creation]:
-    """The entries of a dump in text format that make tables, with what belongs to them."""
+def _entries(dump: str) -> Iterator[tuple[str, TableName, str]]:
+    """The entries of a dump in text format that make tables, with what belongs to them: type, name, statements."""
+    dump = _MARKED.sub("", dump)
     headings = list(_HEADING.finditer(dump))
     ends = [h.start() for h in headings[1:]] + [len(dump)]
     for heading, end in zip(headings, ends, strict=True):
-        kind = heading["type"]
-        if kind not in _TAKEN:
-            continue
-        statement = _without_tail(dump[heading.end() : end])
-        what = f"{kind.lower()} {heading['name']}"
-        name = TableName(heading["schema"], heading["name"])
+        if heading["type"] in _TAKEN:
+            yield heading["type"], TableName(heading["schema"], heading["name"]), _without_tail(dump[heading.end() : end])
+
+
+def _sorted(entries: Iterable[tuple[str, TableName, str]], objects: Sequence[Object]) -> Structure:
+    """Tell what comes before the rows from what comes after them."""
+    known = {heading: one for one in objects for heading in _headings(one)}
+    made = Structure()
+    for kind, name, statement in entries:
+        one = known.get((kind.removesuffix(" ATTACH").removeprefix("FK ").removeprefix("CHECK "), name))
         if kind == "TABLE":
-            yield Creation("table", name, statement, f"table {name}")
-        elif kind == "FK CONSTRAINT":
-            yield Creation("foreign key", name, statement, what, required=False)
+            made.before.append(Creation("table", name, statement, f"table {name}"))
+        elif one is None or one.first:
+            made.before.append(Creation("detail", name, statement, f"{kind.lower()} {name.name}"))
+        elif one.obstacle:
+            made.left_out.append(f"{one.made_by.what}: {one.obstacle}")
+        elif kind == "INDEX ATTACH":
+            what = f"{one.made_by.what}, as a part of that of the whole"
+            made.after.append(replace(one.made_by, kind="attach", name="", statement=statement, what=what))
         else:
-            yield Creation("detail", name, statement, what)
+            made.after.append(replace(one.made_by, statement=statement))
+    return made
+
+
+def _headings(one: Object) -> Iterator[tuple[str, TableName]]:
+    """What a dump may call it, in one line: an index by its name, a constraint together with its table."""
+    made = one.made_by
+    names = {"INDEX": made.name} if made.kind in ("index", "unique") else {}
+    names |= {"CONSTRAINT": f"{made.on.name} {made.name}"} if one.constraint else {}
+    for kind, name in names.items():
+        yield kind, TableName(made.on.schema, re.sub(r"[\r\n]", " ", name))
 
 
 def _without_tail(entry: str) -> str:
-    """The entry without the settings, comments and psql commands that stand between it and the next."""
+    """The entry without the settings, comments and psql commands that stand between it and the next: mostly one statement."""
     lines = entry.splitlines()
     while lines and (not lines[-1] or lines[-1].startswith(("SET default_", "--", "\\"))):
         lines.pop()
-    return "\n".join(lines)
-
-
-_PARTITIONS: Final = """
-WITH RECURSIVE part(oid) AS (
-    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN unnest(%s::text[], %s::text[]) AS wanted(schema, name) ON wanted.schema = n.nspname AND wanted.name = c.relname
-    WHERE c.relkind = 'p'
-    UNION
-    SELECT i.inhrelid FROM pg_inherits i JOIN part ON part.oid = i.inhparent
-)
-SELECT n.nspname, c.relname FROM part JOIN pg_class c ON c.oid = part.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relispartition ORDER BY 1, 2
-"""
+    return "\n".join(lines).strip().removesuffix(";").replace("\n    ADD CONSTRAINT", " ADD CONSTRAINT", 1)

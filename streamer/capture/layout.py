@@ -22,6 +22,8 @@ Cell: TypeAlias = dict[str, Any]
 BOOL: Final = 16
 BYTEA: Final = 17
 NUMERIC: Final = 1700
+GENERATED: Final = 0
+"""Stands for the type of a generated column, which the relation leaves out."""
 FLOATS: Final = frozenset({700, 701})
 INTEGERS: Final = frozenset({20, 21, 23, 26})  # oid is the last one
 _OID_MASK: Final = 0xFFFFFFFF  # wal2json prints oids as signed numbers
@@ -47,17 +49,21 @@ class Rounded(Exception):
 class Layout:
     """One list of cells, by names and types, as it maps to the columns of a relation."""
 
-    __slots__ = ("_fixes", "_names", "_oids", "_order", "keys", "nullable_numbers", "partial")
+    __slots__ = ("_fixes", "keys", "names", "nullable_numbers", "numbers_are_strings", "oids", "order", "partial", "types")
 
     def __init__(self, table: CatalogTable, cells: Sequence[Cell], numbers_are_strings: bool) -> None:
         relation = table.relation
-        self._names, self._oids = signature(cells)
+        self.numbers_are_strings = numbers_are_strings
+        #: of the cells, in their order; the oids as wal2json prints them, None if it sends none
+        self.names, self.oids = signature(cells)
         known = {c.name: c.type_oid for c in relation.columns}
-        types = [known.get(name, 0) for name in self._names]  # 0: generated, left out by the order
-        self._fixes = [(i, fix) for i, oid in enumerate(types) if (fix := _fix(oid, numbers_are_strings))]
-        at = {name: i for i, name in enumerate(self._names)}
+        #: the types of the cells as the relation has them
+        self.types = [known.get(name, GENERATED) for name in self.names]
+        self._fixes = [(i, fix) for i, oid in enumerate(self.types) if (fix := _fix(oid, numbers_are_strings))]
+        at = {name: i for i, name in enumerate(self.names)}
         order = [at.get(name, len(cells)) for name in relation.names]
-        self._order = None if order == list(range(len(cells))) else order
+        #: for each column of the relation its cell, the number of cells where it has none; None if they are the same
+        self.order = None if order == list(range(len(cells))) else order
         #: some columns of the relation are not among the cells
         self.partial = len(cells) in order
         #: which columns of the row may be NULL, NaN or an infinity when they are None
@@ -67,7 +73,7 @@ class Layout:
 
     def describes(self, cells: Sequence[Cell]) -> bool:
         """Whether the cells have these names and types."""
-        return [c["name"] for c in cells] == self._names and (self._oids is None or [c["typeoid"] for c in cells] == self._oids)
+        return [c["name"] for c in cells] == self.names and (self.oids is None or [c["typeoid"] for c in cells] == self.oids)
 
     def row(self, cells: Sequence[Cell], absent: Value = UNCHANGED) -> Row:
         """Return the row of the relation, with `absent` for columns that have no cell. Raises Rounded, DecodeError."""
@@ -75,17 +81,17 @@ class Layout:
         for i, fix in self._fixes:
             if (value := values[i]) is not None:
                 values[i] = fix(value)
-        if self._order is not None:
+        if self.order is not None:
             values.append(absent)
-            values = [values[i] for i in self._order]
-        if self._oids is None:
+            values = [values[i] for i in self.order]
+        if self.oids is None:
             self._check_text(values)
         return tuple(values)
 
     def _check_text(self, values: Sequence[object]) -> None:
         """Without types in the payload a column that changed its type shows by its value only."""
         if any(not isinstance(v, str) and v is not None and v is not UNCHANGED for v in values):
-            raise _old_plugin(f"a row with the columns {', '.join(self._names)} has values of other types than the table")
+            raise _old_plugin(f"a row with the columns {', '.join(self.names)} has values of other types than the table")
 
 
 def signature(cells: Sequence[Cell]) -> tuple[list[str], list[int] | None]:

@@ -3,8 +3,9 @@
 A Relation message describes a table before its first change and again whenever it changed; row messages carry the table's oid
 and values only. https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 
-The trap: a slice past the end of a payload is silently short. Every reader of rows therefore says where it stopped, and
-`decode` compares that with the length of the payload.
+The traps: a slice past the end of a payload is silently short. Every reader of rows therefore says where it stopped, and
+`decode` compares that with the length of the payload. And this module is compiled where that is possible (`compiled.py`): what
+costs the least is not the same in C.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.capture.assemble import Begin, Commit, Message, completed, partition_truncated
-from streamer.errors import DecodeError
+from streamer.errors import NOT_UTF8, DecodeError
 from streamer.model import (
     LSN,
     UNCHANGED,
@@ -30,9 +31,10 @@ from streamer.model import (
     from_postgres_time,
 )
 
-_COUNT: Final = struct.Struct(">H").unpack_from
-_LENGTH: Final = struct.Struct(">xI").unpack_from  # after a column's kind
-_OID: Final = struct.Struct(">xI").unpack_from  # after a message's kind
+#: whether this is the compiled form, in which arithmetic costs nothing, and a call of `struct` the most
+_IN_C: bool = not __file__.endswith(".py")
+
+_NUMBER: Final = struct.Struct(">xI").unpack_from  # a length after a column's kind, an oid after a message's kind
 _BEGIN: Final = struct.Struct(">xQqI")
 _COMMIT: Final = struct.Struct(">xBQQq")
 _TRUNCATE: Final = struct.Struct(">xIB")
@@ -41,7 +43,9 @@ _ATTRIBUTE: Final = struct.Struct(">Ii")  # type oid, typmod
 # kinds of messages
 _B, _C, _D, _I, _R, _T, _U = b"BCDIRTU"
 _ROWS: Final = frozenset((_D, _I, _T, _U))
-_IGNORED: Final = frozenset(b"OYM")  # origin, type, and logical message
+# origin, type, logical message; and stream abort, which 18 sends unasked for a savepoint of a large transaction that was rolled
+# back while nobody read: of such a transaction nothing has come
+_IGNORED: Final = frozenset(b"OYMA")
 # kinds of rows in a message
 _KEY, _OLD, _NEW = b"KON"
 # kinds of values
@@ -61,7 +65,8 @@ class _Described:
 class PgoutputDecoder:
     """Decodes one replication session: relation messages are remembered, so it must see every payload, in order.
 
-    `roots` names for a partition the table that it is replicated as; `generated` tells the generated columns of a table, which are
+    `roots` names for a partition the table that it is replicated as; `names` those tables, by oid, whatever they were called when a
+    change was made or are called since; `generated` tells the generated columns of a table, which are
     left out (where the identity is FULL, 18 demands that they are published). Both are asked when a relation is described.
     """
 
@@ -69,9 +74,11 @@ class PgoutputDecoder:
         self,
         roots: Mapping[TableName, TableName] | None = None,
         generated: Callable[[TableName], Collection[str]] | None = None,
+        names: Mapping[int, TableName] | None = None,
     ) -> None:
         self._roots: Mapping[TableName, TableName] = {} if roots is None else roots
         self._generated = generated
+        self._names: Mapping[int, TableName] = {} if names is None else names
         self._narrowed: dict[Relation, tuple[Relation, list[int]]] = {}
         self._relations: dict[int, Relation] = {}
         self._described: dict[int, _Described] = {}
@@ -114,14 +121,14 @@ class PgoutputDecoder:
         return None
 
     def _insert(self, data: bytes) -> Change:
-        relation = self._relations[_OID(data)[0]]
+        relation = self._relations[_number(data, 0)]
         _expect(data, 5, _NEW)
         new, end = _row(data, 6, relation)
         _ends(data, end)
         return (_INSERT, relation, None, new)
 
     def _update(self, data: bytes) -> Change:
-        relation = self._relations[_OID(data)[0]]
+        relation = self._relations[_number(data, 0)]
         tag = data[5]
         if tag == _NEW:
             new, end = _row(data, 6, relation)
@@ -135,7 +142,7 @@ class PgoutputDecoder:
         return (_UPDATE, relation, old_row, new)
 
     def _delete(self, data: bytes) -> Change:
-        relation = self._relations[_OID(data)[0]]
+        relation = self._relations[_number(data, 0)]
         old, end = _old_row(data, relation)
         _ends(data, end)
         return (_DELETE, relation, old, None)
@@ -166,14 +173,14 @@ class PgoutputDecoder:
                 raise partition_truncated(min(truncated & partitions, key=str), root)
 
     def _describe(self, data: bytes) -> None:
-        (oid,) = _OID(data)
+        oid = _number(data, 0)
         schema, pos = _string(data, 5)
         name, pos = _string(data, pos)
         identity = Identity(chr(data[pos]))
-        (count,) = _COUNT(data, pos + 1)
+        count = data[pos + 1] << 8 | data[pos + 2]
         columns, end = _columns(data, pos + 3, count)
         _ends(data, end)
-        own = TableName(schema or "pg_catalog", name)
+        own = self._names.get(oid) or TableName(schema or "pg_catalog", name)
         relation = self._version(self._roots.get(own, own), columns, identity)
         self._relations[oid] = relation
         generated = () if self._generated is None else self._generated(own)
@@ -195,6 +202,8 @@ class PgoutputDecoder:
         kind = chr(data[0]) if data else ""
         if isinstance(error, KeyError):
             reason = f"it speaks of the relation with oid {error}, which was never described"
+        elif isinstance(error, (IndexError, struct.error)):
+            reason = "it ends too early"
         else:
             reason = f"it is malformed ({error})"
         return DecodeError(
@@ -205,29 +214,39 @@ class PgoutputDecoder:
 
 def _row(data: bytes, pos: int, relation: Relation) -> tuple[Row, int]:
     """Read the row at `pos`; return it and the position after it, which may lie past the end of a broken payload."""
-    (count,) = _COUNT(data, pos)
+    count = data[pos] << 8 | data[pos + 1]
     pos += 2
     values: list[Value] = []
-    append = values.append
     try:
         for _ in range(count):
             kind = data[pos]
             if kind == _TEXT:
-                (size,) = _LENGTH(data, pos)
+                size = _number(data, pos) if _IN_C else _NUMBER(data, pos)[0]
                 start = pos + 5
                 pos = start + size
-                append(data[start:pos].decode())
+                values.append(data[start:pos].decode("utf-8"))
             else:
-                append(_other(kind, relation, len(values)))
+                values.append(_other(kind, relation, len(values)))
                 pos += 1
     except UnicodeDecodeError as error:
         raise DecodeError(
             f"{relation}: the value of column {_column(relation, len(values))} is not text in UTF-8 ({error.reason})",
-            "correct the row on the source; a database with the encoding SQL_ASCII does not check what it is given",
+            NOT_UTF8,
         ) from error
     if count != len(relation.columns):
         raise DecodeError(f"{relation}: a row of {count} columns came, {len(relation.columns)} are described")
     return tuple(values), pos
+
+
+def _number(data: bytes, pos: int) -> int:
+    """The four bytes behind `pos`, as a number."""
+    if not _IN_C:
+        number: int = _NUMBER(data, pos)[0]
+        return number
+    number = data[pos + 1]
+    number = number << 8 | data[pos + 2]
+    number = number << 8 | data[pos + 3]
+    return number << 8 | data[pos + 4]
 
 
 def _other(kind: int, relation: Relation, index: int) -> Value:

@@ -26,6 +26,8 @@ REPORT_WHEN_MOVED: Final = 0.1
 """Seconds between status updates while the confirmed position moves."""
 REPORT_ALWAYS: Final = 5.0
 """Seconds after which one is sent in any case."""
+ASK_SECONDS: Final = 10.0
+"""How long the server may be quiet before it is asked for a sign of life."""
 
 _STATUS: Final = struct.Struct(">cQQQqB")
 _KEEPALIVE: Final = struct.Struct(">xQqB")
@@ -54,6 +56,7 @@ class ReplicationStream:
     ) -> None:
         self._connection = connection
         self._pq = connection.pgconn
+        self._waiting = connection.waiting
         self._explain = explain
         # not `position`: an edge that is away may need what lies before it; the server takes 0 for nothing
         self._confirmed = LSN(0)
@@ -61,6 +64,7 @@ class ReplicationStream:
         self._reported = LSN(0)
         self._reported_at = 0.0
         self._reply_due = True
+        self._heard_at = time.monotonic()
         self._interval = REPORT_ALWAYS
         self._broken: StreamerError | None = None
         connection.add_notice_handler(self._heed)
@@ -70,9 +74,10 @@ class ReplicationStream:
     def _start(self, command: str) -> None:
         self._pq.send_query(command.encode())
         self._flush()
-        while self._pq.is_busy():
-            self._wait_readable(None)
-            self._pq.consume_input()
+        with self._waiting.noted():
+            while self._pq.is_busy():
+                self._wait_readable(None)
+                self._pq.consume_input()
         result = self._pq.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
             raise self._explain(_complaint(result, self._pq))
@@ -117,7 +122,21 @@ class ReplicationStream:
             try:
                 self._pq.consume_input()
             except psycopg.OperationalError as error:
-                raise self._explain(str(error)) from None
+                raise self._explain(self._waiting.reason if self._waiting.given_up else str(error)) from None
+            self._heard_at = time.monotonic()
+            self._waiting.end()
+        elif self._is_quiet:
+            self._waiting.begin()
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether the server owes us a sign of life."""
+        return time.monotonic() - self._heard_at > ASK_SECONDS
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the server has sent something that was not taken in yet."""
+        return self._wait_readable(0)
 
     @property
     def confirmed(self) -> LSN:
@@ -136,7 +155,7 @@ class ReplicationStream:
 
     def _report(self) -> None:
         now = int((time.time() - _EPOCH) * 1_000_000)
-        message = _STATUS.pack(b"r", self._received, self._confirmed, self._confirmed, now, 0)
+        message = _STATUS.pack(b"r", self._received, self._confirmed, self._confirmed, now, self._is_quiet)
         try:
             self._pq.put_copy_data(message)
             self._flush()
@@ -171,6 +190,17 @@ class ReplicationStream:
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             return self._explain(_complaint(result, self._pq))
         return ConnectError("the source ended the stream", "streamer connects again by itself")
+
+
+def timeline_switches(connection: Connection, timeline: int) -> Mapping[int, LSN]:
+    """Return where a server that writes this timeline has left those before it; nothing if it cannot tell any more.
+
+    https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-TIMELINE-HISTORY
+    """
+    result = connection.ask(f"TIMELINE_HISTORY {timeline}") if timeline > 1 else None
+    history = (result.get_value(0, 1) or b"").decode() if result is not None and result.ntuples else ""
+    lines = (line.split() for line in history.splitlines())
+    return {int(line[0]): LSN.parse(line[1]) for line in lines if len(line) > 1 and line[0].isdigit()}
 
 
 def _complaint(result: pq.abc.PGresult | None, connection: pq.abc.PGconn) -> str:

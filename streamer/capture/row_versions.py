@@ -15,22 +15,23 @@ from psycopg import sql
 
 from streamer.model import TableName, Version
 from streamer.ports import RowVersion
-from streamer.session import Connection, cells
+from streamer.session import Connection, cells, version
 from streamer.versions import OLDEST, Versions, key_hash, key_text, readable_versions
 
 AT_ONCE: Final = 5000
 """Versions fetched in one go."""
 
 _MERGED: Final = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g
-               WHERE g.tgname = 'zz_streamer_version' AND g.tgrelid = pg_catalog.to_regclass(%s::{name}))
+SELECT 1 FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE g.tgname = 'zz_streamer_version' AND n.nspname = %s AND c.relname = %s
 """
 _MERGED_SINCE: Final = "LEFT JOIN streamer.version AS m ON m.id = {id}"
 _COPIED: Final = "LEFT JOIN streamer.copied AS c ON c.id = {id} AND c.buried = {buried} AND c.xid = {xid}"
 _NOT_COPIED: Final = "CROSS JOIN (SELECT NULL::timestamptz AS commit_time, NULL::text AS origin) AS c"
 _VERSIONS: Final = """
-SELECT {key}, {columns}, c.commit_time::text, c.origin FROM {source} AS t {merged} {copied} {join}
-WHERE coalesce(c.commit_time, v.at) > {since}
+SELECT {key}, ({time})::text, ({origin})::text, c.commit_time::text, c.origin FROM {source} AS t {merged} {copied}
+WHERE coalesce(c.commit_time, {time}) > {since}
 """
 _TOMBSTONES: Final = "(SELECT id, key, xmin FROM streamer.tombstone WHERE schema_name = {schema} AND table_name = {name})"
 
@@ -48,17 +49,16 @@ def row_versions(connection: Connection, node: str, table: TableName, key: Seque
 def _of_rows(connection: Connection, versions: Versions, table: TableName, key: Sequence[str], since: datetime) -> str:
     columns = [_quoted(connection, column) for column in key]
     name = _quoted(connection, table.schema, table.name)
-    id_ = key_hash(connection, table, key_text("t", columns))
-    regclass = "cstring" if connection.info.server_version < 90600 else "text"
-    merged = connection.execute(_MERGED.format(name=regclass).encode(), [name]).fetchone() == (True,)
+    id_ = key_hash(connection, table, key_text(version(connection), "t", columns))
+    merged = connection.execute(_MERGED, [table.schema, table.name]).fetchone() is not None
     xid = "coalesce(m.xid, t.xmin)" if merged else "t.xmin"
     return _VERSIONS.format(
         key=", ".join(f"t.{column}" for column in columns),
-        columns=versions.columns,
+        time=versions.time(xid),
+        origin=versions.origin(xid),
         source=name,
         merged=_MERGED_SINCE.format(id=id_) if merged else "",
         copied=_copied(connection, id_, "false", xid),
-        join=versions.join(xid),
         since=_literal(connection, since.isoformat()),
     )
 
@@ -67,18 +67,18 @@ def _of_tombstones(connection: Connection, versions: Versions, table: TableName,
     schema, name = _literal(connection, table.schema), _literal(connection, table.name)
     return _VERSIONS.format(
         key="t.key",
-        columns=versions.columns,
+        time=versions.time("t.xmin"),
+        origin=versions.origin("t.xmin"),
         source=_TOMBSTONES.format(schema=schema, name=name),
         merged="",
         copied=_copied(connection, "t.id", "true", "t.xmin"),
-        join=versions.join("t.xmin"),
         since=_literal(connection, since.isoformat()),
     )
 
 
 def _copied(connection: Connection, id_: str, buried: str, xid: str) -> str:
     """The join with streamer.copied, if it has rows: the hash of every key costs."""
-    used = connection.execute("SELECT EXISTS (SELECT FROM streamer.copied)").fetchone() == (True,)
+    used = connection.execute("SELECT EXISTS (SELECT 1 FROM streamer.copied)").fetchone() == (True,)
     return _COPIED.format(id=id_, buried=buried, xid=xid) if used else _NOT_COPIED
 
 

@@ -15,10 +15,12 @@ import psycopg
 from psycopg import sql
 
 from streamer.capture.catalog import SourceTable, read_tables
+from streamer.capture.keys import delta_key
 from streamer.capture.row_filter import refused, trial
 from streamer.errors import SchemaError, SourceError, StreamerError
 from streamer.model import Identity, TableName
-from streamer.session import Connection, connect, reported
+from streamer.node_config import Node, choose_capture
+from streamer.session import Connection, connect, reported, version
 from streamer.shape_config import Shape, clash
 from streamer.shaping import full_identity, shape_definition, travelling, used_columns
 from streamer.sql_text import names
@@ -35,30 +37,31 @@ ORDER BY p.proname
 
 
 def require_shapes(
-    node: str, url: str, selects: Callable[[TableName], bool], shapes: Mapping[TableName, Shape]
+    name: str, node: Node, selects: Callable[[TableName], bool], shapes: Mapping[TableName, Shape]
 ) -> dict[TableName, tuple[str, ...]]:
     """Return the key of each table that has a shape. Raises SchemaError, SourceError, ConnectError."""
-    keys, problems = examine_shapes(node, url, selects, shapes)
+    keys, problems = examine_shapes(name, node, selects, shapes)
     for problem in problems:
         raise problem
     return keys
 
 
 def examine_shapes(
-    node: str, url: str, selects: Callable[[TableName], bool], shapes: Mapping[TableName, Shape]
+    name: str, node: Node, selects: Callable[[TableName], bool], shapes: Mapping[TableName, Shape]
 ) -> tuple[dict[TableName, tuple[str, ...]], list[StreamerError]]:
     """Return the key of each table that has a shape, and what keeps tables from being given theirs. Raises ConnectError."""
-    with reported(node), connect(node, url, application="streamer where") as connection:
+    with reported(name), connect(name, node.url, application="streamer where") as connection:
+        by_trigger = choose_capture(node.capture, version(connection))[0] == "trigger"
         tables = {t.table: t for t in read_tables(connection, selects)}
         problems: list[StreamerError] = []
         for shape in shapes.values():
             if shape.table not in tables:
-                told = f'table "{shape.table}" is not on "{node}", but the config says what it becomes'
+                told = f'table "{shape.table}" is not on "{name}", but the config says what it becomes'
                 problems.append(SourceError(told, "correct its name in the config, or create it there"))
             else:
-                problems += _problems(connection, node, tables[shape.table], shape)
+                problems += _problems(connection, name, tables[shape.table], shape, by_trigger=by_trigger)
         problems += _clashes(tables, shapes)
-        return {name: key_of(table) for name, table in tables.items() if name in shapes}, problems
+        return {of: key_of(table) for of, table in tables.items() if of in shapes}, problems
 
 
 def key_of(table: SourceTable) -> tuple[str, ...]:
@@ -85,7 +88,9 @@ def without_old_rows(connection: Connection, table: SourceTable, shape: Shape) -
     """
     used = used_columns(shape, [c.name for c in table.travelling])
     found = []
-    for part in (table, *read_tables(connection, table.leaves.__contains__)) if shape.where or shape.transform else ():
+    for part in (
+        (table, *read_tables(connection, table.leaves.__contains__)) if (shape.where or shape.transform) and not shape.whole else ()
+    ):
         missing = [name for name in used if name not in part.identity_columns]
         if part.identity in (Identity.FULL, Identity.NOTHING) or not (missing or shape.transform):
             continue
@@ -94,7 +99,7 @@ def without_old_rows(connection: Connection, table: SourceTable, shape: Shape) -
     return found
 
 
-def _problems(connection: Connection, node: str, table: SourceTable, shape: Shape) -> Iterator[StreamerError]:
+def _problems(connection: Connection, node: str, table: SourceTable, shape: Shape, *, by_trigger: bool) -> Iterator[StreamerError]:
     try:
         names = [c.name for c in table.travelling]
         travelling(shape, names, key_of(table))
@@ -104,8 +109,23 @@ def _problems(connection: Connection, node: str, table: SourceTable, shape: Shap
         return
     if shape.where:
         yield from _problems_of_condition(connection, node, table, shape)
+    if by_trigger:
+        yield from _beyond_deltas(node, table, shape)
+        return
     for part, why, statement in without_old_rows(connection, table, shape):
         yield SchemaError(f'table "{part}" on "{node}": {why}', f"{statement}, or run: streamer setup --fix")
+
+
+def _beyond_deltas(node: str, table: SourceTable, shape: Shape) -> Iterator[SchemaError]:
+    """What the shape needs of old rows besides the key, which is all that triggers keep of them."""
+    key, names = delta_key(table, ()), [c.name for c in table.travelling]
+    needed = [name for name in (names if shape.transform else used_columns(shape, names)) if name not in key]
+    if needed and (shape.where or shape.transform) and not shape.whole:
+        yield SchemaError(
+            f'table "{table.table}" on "{node}": {"transform" if shape.transform else "where"} needs "{needed[0]}" of old rows, '
+            "and the capture by triggers keeps only their key",
+            f"use the key's columns alone, or set nodes.{node}.capture to pgoutput or wal2json where the server has them",
+        )
 
 
 def _problems_of_condition(connection: Connection, node: str, table: SourceTable, shape: Shape) -> Iterator[StreamerError]:

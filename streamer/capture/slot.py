@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import psycopg
 
-from streamer.capture import publication
-from streamer.capture.assemble import Assembler, Interest, Message
-from streamer.capture.catalog import SourceTable, generated_columns, read_tables
-from streamer.capture.diagnose import Diagnosis, SlotActive
+from streamer.capture import keys, publication
+from streamer.capture.assemble import Assembler, Interest
+from streamer.capture.catalog import SourceTable, generated_columns, read_tables, require_names
+from streamer.capture.diagnose import Diagnosis
+from streamer.capture.key_ranges import copied_table
+from streamer.capture.named_keys import Decoder, NamedKeys
 from streamer.capture.pgoutput import PgoutputDecoder
-from streamer.capture.replication import Keepalive, ReplicationStream
+from streamer.capture.replication import Keepalive, ReplicationStream, timeline_switches
 from streamer.capture.snapshot import ExportedSnapshot, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
-from streamer.errors import SlotError, SourceError, no_longer_carried
-from streamer.model import LSN, Identity, Idle, Piece, Seen, SlotIdentity, TableName
-from streamer.node_config import Node
-from streamer.ports import CopyTable, SlotState
-from streamer.session import Connection, connect, reported, version
+from streamer.errors import SlotError, SourceError, TakenError, no_longer_carried
+from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
+from streamer.node_config import Node, choose_capture
+from streamer.ports import CopyTable, Place, SlotState
+from streamer.session import Connection, SilenceError, connect, reported, version
 
 READ_LIMIT: Final = 1 << 20
 """Bytes decoded before the stream gets a turn: small enough that writers start early and the server is answered in time."""
@@ -38,37 +40,22 @@ READ_LIMIT: Final = 1 << 20
 ECHO_SECONDS: Final = 0.01
 """How long to let what comes gather while nothing comes but what streamer itself has written there: each such transaction by itself
 would wake the server and us, at several times the cost."""
+LITTLE: Final = 32 << 10
+"""Bytes in memory below which a read has brought a few small transactions, if nothing more was there: libpq reads 16 kB at once."""
+PACE_SECONDS: Final = 0.002
+"""How long to let more of them gather from then on: small transactions one by one cost the servers and us several times as much."""
 LOOK_SECONDS: Final = 5.0
 """How often the source is asked whether the stream still carries every table."""
 CONFIRM_SECONDS: Final = 2.0
 """How long a session that ends waits for the server to note what was confirmed last."""
 HANDOVER_SECONDS: Final = 3.0
 """How long to wait for a slot that another process still reads, before that is an error."""
-PGOUTPUT: Final = 100000
 CONFIRMED: Final = 90600  # pg_replication_slots.confirmed_flush_lsn
 
 # up to a position that any record passes: the plugin starts, and decodes next to nothing
 _TRY_OPTION: Final = "SELECT 1 FROM pg_logical_slot_peek_changes(%s, '0/1', 1, 'format-version', '2', %s, 'true')"
 
 T = TypeVar("T")
-
-
-class Decoder(Protocol):
-    """Turns one payload of an output plugin into one message. Raises DecodeError."""
-
-    def decode(self, payload: bytes) -> Message: ...
-
-    def is_row(self, payload: bytes) -> bool:
-        """Whether the payload is a change that may be passed over without being decoded."""
-
-
-def choose_plugin(capture: str, server: int) -> tuple[str, str]:
-    """Return the output plugin for a node's `capture` setting on a server of this version, and why."""
-    if capture != "auto":
-        return capture, "the config says so"
-    if server >= PGOUTPUT:
-        return "pgoutput", "it is part of PostgreSQL from version 10 on"
-    return "wal2json", "this server is older than version 10 and has no pgoutput"
 
 
 class SlotReader:
@@ -82,15 +69,21 @@ class SlotReader:
         self._look_at = time.monotonic() + LOOK_SECONDS
         self._seen = LSN(0)
         self._only_echo = False
+        #: until when to let more come
+        self._pause_until = 0.0
 
     def read(self, timeout: float) -> list[Piece | Idle]:
         """Return what has come, waiting up to `timeout` seconds if nothing has."""
         if self._only_echo:
             time.sleep(ECHO_SECONDS)
+        elif (pause := self._pause_until - time.monotonic()) > 0:
+            time.sleep(pause)
         items = self._decode()
         if not items:
             self._stream.wait(timeout)
             items = self._decode()
+        if 0 < sum(item.size for item in items if isinstance(item, Piece)) < LITTLE and not self._stream.has_more:
+            self._pause_until = time.monotonic() + PACE_SECONDS
         return items
 
     def _decode(self) -> list[Piece | Idle]:
@@ -120,6 +113,8 @@ class SlotReader:
         moved, self._seen = self._stream.confirmed > self._seen, self._stream.confirmed
         try:
             self._look()
+        except SilenceError:
+            raise
         except psycopg.OperationalError:
             if not moved:
                 raise
@@ -129,22 +124,25 @@ class SlotSource:
     """Implements ports.Source for one sync on one node, and what its edges want of it."""
 
     def __init__(self, name: str, node: Node, sync: str, slot: str, interest: Interest) -> None:
-        self._node = name
+        self._node, self._sync = name, sync
         self._url = node.url
         self._capture = node.capture
         self._slot = slot
         self._interest = interest
         self._selects = interest.selects
+        self._whole = interest.whole
+        self._keys = interest.keys
         self._diagnosis = Diagnosis(name, sync, slot)
         self._application = f"streamer {sync} {name}"
-        #: the tables that the stream has carried since the daemon started
-        self._carried: set[TableName] = set()
+        #: the tables that the stream has carried since the daemon started, and their oids
+        self._carried: dict[TableName, int] = {}
 
     def state(self) -> SlotState:
         """Return where the slot stands."""
         replication = connect(self._node, self._url, application=self._application, replication=True)
         with replication, self._connection() as connection:
-            identifier = replication.pgconn.exec_(b"IDENTIFY_SYSTEM").get_value(0, 0) or b""
+            system = replication.ask("IDENTIFY_SYSTEM")
+            identifier, timeline = (system.get_value(0, i) or b"" for i in range(2))
             recovering, database = connection.execute("SELECT pg_is_in_recovery(), current_database()").fetchone() or (
                 False,
                 "",
@@ -160,8 +158,14 @@ class SlotSource:
             plugin = self._plugin(connection)
             self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
             self._require(row[1] == database, f'belongs to the database "{row[1]}"')
-            identity = SlotIdentity(identifier.decode(), database, self._slot)
-            return SlotState(identity, LSN.parse(row[2]), _current_position(connection), exact=version(connection) >= CONFIRMED)
+            identity = SlotIdentity(f"{identifier.decode()}/{timeline.decode()}", database, self._slot)
+            return SlotState(
+                identity,
+                LSN.parse(row[2]),
+                _current_position(connection),
+                exact=version(connection) >= CONFIRMED,
+                switches=timeline_switches(replication, identity.timeline),
+            )
 
     def _require(self, fulfilled: bool, otherwise: str) -> None:
         if not fulfilled:
@@ -171,17 +175,12 @@ class SlotSource:
         """Return the tables that the sync selects, and whether the stream carries them."""
         with self._connection() as connection:
             tables = read_tables(connection, self._selects)
-            carried = self._carried_of(connection, tables)
-            self._carried |= carried
+            captured = [t for t in tables if not self._whole(t.table)]
+            keys.require(self._node, captured, self._keys)
+            carried = self._carried_of(connection, captured)
+            self._note(captured, carried)
         return [
-            CopyTable(
-                t.table,
-                tuple(c.name for c in t.travelling),
-                tuple(c.type_oid for c in t.travelling),
-                t.rows,
-                carried=t.table in carried,
-                key=() if t.identity is Identity.FULL else t.identity_columns,
-            )
+            copied_table(t, carried=t.table in carried, whole=self._whole(t.table), key=keys.identity_key(t, self._keys(t.table)))
             for t in tables
         ]
 
@@ -193,12 +192,17 @@ class SlotSource:
         return {t.table for t in tables if {t.table, *t.leaves} & published}
 
     def _require_carried(self, connection: Connection, tables: Sequence[SourceTable]) -> None:
-        """Make sure that the stream still carries what it did: a publication says nothing when a table is taken out of it."""
+        """Make sure that the stream still carries what it did, by the same names: a publication says nothing when a table is taken
+        out of it, and follows one that is renamed."""
         carried = self._carried_of(connection, tables)
         for table in tables:
-            if table.table in self._carried - carried:
+            if table.table in self._carried.keys() - carried:
                 raise no_longer_carried(table.table, self._slot)
-        self._carried |= carried
+        require_names(connection, self._carried, {table.table for table in tables}, self._node, self._sync)
+        self._note(tables, carried)
+
+    def _note(self, tables: Sequence[SourceTable], carried: Collection[TableName]) -> None:
+        self._carried |= {table.table: table.oid for table in tables if table.table in carried}
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -206,12 +210,12 @@ class SlotSource:
             yield connection
 
     @contextmanager
-    def read_from(self, position: LSN, known: Sequence[tuple[LSN, Seen]] = ()) -> Iterator[SlotReader]:
-        """Open the stream at `position`; on leaving, what was confirmed is sent once more."""
+    def read_from(self, places: Sequence[Place]) -> Iterator[SlotReader]:
+        """Open the stream at the first place; on leaving, what was confirmed is sent once more."""
         with self._connection() as connection:
-            stream, decoder, envelope = self._open(connection, position)
+            stream, decoder, envelope = self._open(connection, places[0].position)
             try:
-                assembler = Assembler(self._node, envelope, self._interest, known)
+                assembler = Assembler(self._node, envelope, self._interest, [(p.position, p.seen) for p in places])
                 yield SlotReader(stream, decoder, assembler, partial(self._look, connection))
             finally:
                 stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
@@ -225,28 +229,34 @@ class SlotSource:
 
     def _look(self, connection: Connection) -> None:
         """See that the server is there and the stream carries every table. Raises SourceError, psycopg.Error."""
-        self._require_carried(connection, read_tables(connection, self._selects))
+        self._require_carried(connection, self._captured(connection))
 
     def _open(self, connection: Connection, position: LSN) -> tuple[ReplicationStream, Decoder, int]:
         """Start the stream; return it with its decoder and what a payload spends on a column besides the value, in bytes."""
-        tables = read_tables(connection, self._selects)
+        tables = self._captured(connection)
         self._require_carried(connection, tables)
+        named = keys.named_for(tables, self._keys)
         if self._plugin(connection) == "pgoutput":
             publications = ", ".join(f'"{name}"' for name in publication.names(self._slot))
             options = {"proto_version": "1", "publication_names": publications}
             roots = {leaf: t.table for t in tables for leaf in t.leaves}
+            names = {t.oid: t.table for t in tables}
             # only when they are published: a server that shuts down has ended this connection before the last changes come
             generated = partial(generated_columns, connection) if version(connection) >= publication.GENERATED_COLUMNS else None
-            return self._start(connection, position, options), PgoutputDecoder(roots, generated), 0
-        numbers_are_strings = self._patiently(partial(self._numbers_are_strings, connection))
+            return self._start(connection, position, options), _keyed(PgoutputDecoder(roots, generated, names), named), 0
+        numbers_are_strings = self._patiently(partial(self._numbers_are_strings, connection, self._slot))
         session = Wal2jsonSession(connection, tables, numbers_are_strings=numbers_are_strings)
-        return self._start(connection, position, session.options), session.decoder, ENVELOPE_BYTES
+        return self._start(connection, position, session.options), _keyed(session.decoder, named), ENVELOPE_BYTES
 
-    def _numbers_are_strings(self, connection: Connection) -> bool:
+    def _captured(self, connection: Connection) -> list[SourceTable]:
+        """The tables whose changes are read; not by a narrower selection, in which partitions would be tables of their own."""
+        return [t for t in read_tables(connection, self._selects) if not self._whole(t.table)]
+
+    def _numbers_are_strings(self, connection: Connection, slot: str) -> bool:
         """Whether the plugin can send numbers as strings (wal2json 2.6). Its version cannot be asked, so the option is tried."""
         option = "numeric-data-types-as-string"
         try:
-            connection.execute(_TRY_OPTION, [self._slot, option])
+            connection.execute(_TRY_OPTION, [slot, option])
         except psycopg.Error as error:
             if option in str(error):
                 return False
@@ -272,7 +282,7 @@ class SlotSource:
         while True:
             try:
                 return use_slot()
-            except SlotActive:
+            except TakenError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -289,7 +299,12 @@ class SlotSource:
         return exported_snapshot(self._node, self._url, self._plugin, self._diagnosis)
 
     def _plugin(self, connection: Connection) -> str:
-        return choose_plugin(self._capture, version(connection))[0]
+        return choose_capture(self._capture, version(connection))[0]
+
+
+def _keyed(decoder: Decoder, named: Mapping[TableName, Sequence[str]]) -> Decoder:
+    """The decoder with the keys that the config names; the decoder itself, where it names none, because this costs time."""
+    return NamedKeys(decoder, named) if named else decoder
 
 
 def _confirmed(connection: Connection) -> str:

@@ -21,7 +21,8 @@ import orjson
 
 from streamer.capture.assemble import Begin, Commit, Message, completed, partition_truncated
 from streamer.capture.layout import CatalogTable, Cell, Layout, Rounded, agrees, derive, signature
-from streamer.errors import DecodeError
+from streamer.capture.row_shape import RowShape, head, row_shape
+from streamer.errors import NOT_UTF8, DecodeError
 from streamer.model import LSN, UNCHANGED, Change, Column, Identity, Kind, Relation, Row, TableName, Value
 
 Lookup: TypeAlias = Callable[[TableName], CatalogTable | None]
@@ -33,13 +34,17 @@ Reread: TypeAlias = Callable[[Relation, Row, Sequence[int]], Sequence[Value]]
 `key` is aligned with the relation's columns and UNCHANGED outside of the key. A row that is gone has NULLs: a later change, that
 deleted it or gave it another key, is on its way."""
 
-ENVELOPE_BYTES: Final = 50
+ENVELOPE_BYTES: Final = 55
 """About what a payload spends on a column besides its value: its name, its type's oid, punctuation (see Assembler)."""
 
 _ROWS: Final = tuple(b'{"action":"%c"' % kind for kind in b"IUDT")
 
+_BOUNDS: Final = ('{"action":"B"', '{"action":"C"')
+
 _EXACT: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 _INSERT, _UPDATE, _DELETE = Kind.INSERT, Kind.UPDATE, Kind.DELETE
+#: what an action means, and the role of the cells that tell it (see `agrees`)
+_ROLES: Final = {"I": (_INSERT, "I"), "U": (_UPDATE, "U"), "D": (_DELETE, "K")}
 
 
 def options(tables: Iterable[TableName], *, schemas: Iterable[str] = (), numbers_are_strings: bool) -> dict[str, str]:
@@ -103,20 +108,42 @@ class Wal2jsonDecoder:
         self._lookup = tables
         self._reread = reread
         self._numbers_are_strings = numbers_are_strings
-        self._encoding = None if encoding.lower() in ("utf-8", "utf8") else encoding
+        self._encoding = encoding
         self._tables: dict[tuple[str, str], _Table | None] = {}
         self._versions: dict[tuple[TableName, Identity, tuple[Column, ...]], Relation] = {}
         self._truncated: tuple[str, set[TableName]] = ("", set())
+        #: the shape of the row that came last
+        self._last: RowShape | None = None
+        #: the last shape of each table's rows, by their heads; and all of them, by their layouts
+        self._shapes: dict[str, RowShape | None] = {}
+        self._made: dict[tuple[Kind, Layout], RowShape | None] = {}
 
     def decode(self, data: bytes) -> Message:
         """Return what one payload means. Raises DecodeError if it cannot be read, or must not be trusted."""
         try:
-            if self._encoding is not None:
-                data = data.decode(self._encoding).encode()
+            payload = data.decode(self._encoding)
+            if payload.startswith(_BOUNDS):
+                return self._message(orjson.loads(payload))
+            expected = None if self._last is None else self._last.follower
+            if expected is not None and (change := expected.read(payload)) is not None:
+                self._last = expected
+                return change
+            known = head(payload)
+            shape = self._shapes.get(known)
+            if shape is not None and (change := shape.read(payload)) is not None:
+                if self._last is not None:
+                    self._last.follower = shape
+                self._last = shape
+                return change
             try:
-                return self._message(orjson.loads(data))
+                parsed = orjson.loads(payload)
+                message = self._message(parsed)
             except (Rounded, orjson.JSONDecodeError):
-                return self._message(_exactly(data))
+                parsed = _exactly(payload)
+                message = self._message(parsed)
+            if parsed["action"] in _ROLES and message is not None:
+                self._shapes[known] = self._shape(parsed)
+            return message
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _broken(data, error) from error
 
@@ -192,6 +219,16 @@ class Wal2jsonDecoder:
             raise partition_truncated(table.name, relation.table)
         return None
 
+    def _shape(self, message: dict[str, Any]) -> RowShape | None:
+        """The shape of the row that has just been decoded."""
+        table = self._table(message)
+        assert table is not None
+        kind, role = _ROLES[message["action"]]
+        layout = table.last[role]
+        if (kind, layout) not in self._made:
+            self._made[kind, layout] = row_shape(kind, table.name, table.source.relation, layout)
+        return self._made[kind, layout]
+
     def _table(self, message: dict[str, Any]) -> _Table | None:
         """The table that a message speaks of; None if its changes do not travel."""
         key = (message["schema"], message["table"])
@@ -238,6 +275,9 @@ class Wal2jsonDecoder:
         ):
             source = derive(table.source, columns, identity)
         table.become(self._shared(source))
+        self._shapes.clear()
+        self._made.clear()
+        self._last = None
 
     def _old(self, source: CatalogTable, layout: Layout, identity: Sequence[Cell]) -> Row:
         """The row that an identity is. Numbers that may be NULL or NaN become UNCHANGED where a key finds the row without them."""
@@ -275,9 +315,9 @@ class Wal2jsonDecoder:
         return key
 
 
-def _exactly(data: bytes) -> dict[str, Any]:
+def _exactly(payload: str) -> dict[str, Any]:
     """Parse the payload with every number of a value as the digits that it is written with."""
-    message: dict[str, Any] = _EXACT.decode(data.decode())
+    message: dict[str, Any] = _EXACT.decode(payload)
     for cell in (*message.get("columns", ()), *message.get("identity", ())):
         if "typeoid" in cell:
             cell["typeoid"] = int(cell["typeoid"])
@@ -288,7 +328,7 @@ def _broken(data: bytes, error: Exception) -> DecodeError:
     if isinstance(error, UnicodeDecodeError):
         return DecodeError(
             f"{_place(data[: error.start].decode(error.encoding))} is not text in the encoding {error.encoding} ({error.reason})",
-            "correct the row on the source; a database with the encoding SQL_ASCII does not check what it is given",
+            NOT_UTF8,
         )
     return DecodeError(
         f"a wal2json message of {len(data)} bytes is malformed ({type(error).__name__}: {error})",

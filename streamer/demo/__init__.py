@@ -24,7 +24,7 @@ from typing import Final
 from rich.console import Console
 
 from streamer import config as config_module
-from streamer import http, logs, topology
+from streamer import http_server, logs, topology
 from streamer.admin.run import problems
 from streamer.admin.setup import setup
 from streamer.config import Config
@@ -234,7 +234,7 @@ def _running(config: Config) -> Iterator[Daemon]:
     """Run the daemon in a thread while the context lasts."""
     daemon = Daemon(config)
     thread = threading.Thread(target=daemon.run, name="daemon")
-    with http.serving(config.http.address, daemon):
+    with http_server.serving(config.http.address, daemon):
         thread.start()
         try:
             yield daemon

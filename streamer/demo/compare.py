@@ -17,9 +17,9 @@ from psycopg import sql
 
 from streamer.capture.catalog import read_tables
 from streamer.config import Sync
+from streamer.copytext import format_rows
 from streamer.model import TableDefinition
 from streamer.session import Connection
-from streamer.sinks.copytext import format_rows
 from streamer.sinks.postgres_table import quote
 from streamer.sinks.sqlite_ddl import target_name
 

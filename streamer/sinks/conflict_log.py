@@ -1,4 +1,8 @@
-"""The history of conflicts on the node that resolved them, streamer.conflict, and how long it and tombstones are kept."""
+"""The history of conflicts on the node that resolved them, streamer.conflict, and how long it and what they are judged by is kept.
+
+When a transaction was made here is told by a row for each, where triggers capture and the server keeps no commit times. So these go
+sooner: after a day, once all that is still to come from the other sources was made with knowledge of them.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from typing import Any, Final
 
 import orjson
 
-from streamer.model import UNCHANGED, EdgeName, Origin, Relation, Row
+from streamer.model import POSTGRES_EPOCH, UNCHANGED, EdgeName, Origin, Relation, Row
 from streamer.session import Connection
 from streamer.sinks.conflict import Conflict, Version
+from streamer.versions import SOURCE_SEEN, read_seen
 
 PURGE_SECONDS: Final = 3600.0
 """How often what is too old is removed."""
@@ -31,6 +36,13 @@ _OLD: Final = (
     ("copied", "copied", "tombstone_days"),
     ("removal", "removed", "tombstone_days"),
     ("transaction", "applied", "tombstone_days"),
+)
+_KNOWN: Final = (
+    f"SELECT {SOURCE_SEEN} FROM streamer.progress WHERE target = %s AND sync IN (SELECT m.sync FROM streamer.member AS m "
+    "WHERE m.target = progress.target)"
+)
+_KNOWN_TO_ALL: Final = (
+    "DELETE FROM streamer.transaction WHERE origin = '' AND commit_time <= %s AND applied < now() - interval '1 day'"
 )
 
 
@@ -61,8 +73,11 @@ class ConflictLog:
             return
         self._purge_at = time.monotonic() + PURGE_SECONDS
         for table, column, days in _OLD:
-            statement = f"DELETE FROM streamer.{table} WHERE {column} < now() - make_interval(days := %s)"
+            statement = f"DELETE FROM streamer.{table} WHERE {column} < now() - %s * interval '1 day'"
             connection.execute(statement.encode(), [self._days[days]])
+        target = self._where[2]
+        seen = [read_seen(text).get(target, POSTGRES_EPOCH) for (text,) in connection.execute(_KNOWN, [target])]
+        connection.execute(_KNOWN_TO_ALL, [min(seen, default=POSTGRES_EPOCH)])
 
     def _values(self, conflict: Conflict, origin: Origin) -> list[Any]:
         relation = conflict.relation

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from threading import RLock
 
+from streamer.copytext import parse
 from streamer.errors import ConnectError, StreamerError, TargetError
-from streamer.model import LSN, EdgeName, Group, Kind, Origin, SlotIdentity, TableName
+from streamer.model import LSN, EdgeName, Group, Kind, Origin, Sharing, SlotIdentity, TableName
 from streamer.node_config import Node
-from streamer.ports import CopyTable, Progress, Start, Written
-from streamer.sinks.copytext import parse
+from streamer.ports import CopyTable, Progress, RangeLoader, Start, Written
+from streamer.post_data import Builder
 from streamer.sinks.in_order import write_in_order
 from streamer.sinks.jsonl_events import READ, Event, Lines, relation_of
 from streamer.sinks.jsonl_output import FileOutput, Output, StandardOutput
@@ -31,7 +32,7 @@ class JsonlSink:
     """Implements ports.Sink for lines of JSON that go to `output`."""
 
     parallel_loads = False
-    merges = False
+    sharing = Sharing.NONE
 
     def __init__(self, edge: EdgeName, output: Output, progress: ProgressFile) -> None:
         self._edge = edge
@@ -81,6 +82,11 @@ class JsonlSink:
             self._output.sync()
             self._store(Record(self._edge, slot, position, {}, self._place))
 
+    def follow(self, slot: SlotIdentity) -> None:
+        """Record another timeline."""
+        with self._lock:
+            self._store(dataclasses.replace(self._known(), slot=slot))
+
     def has(self, table: TableName) -> bool:
         """Return True: events of any table can be written."""
         return True
@@ -125,6 +131,23 @@ class JsonlSink:
         with self._lock:
             self._require_open()
             self._record(copied={table: position})
+
+    @property
+    def ranges(self) -> RangeLoader | None:
+        """Return None: tables are copied whole."""
+        return None
+
+    @property
+    def post_data(self) -> Builder | None:
+        """Return None: a file has no indexes."""
+        return None
+
+    def leave(self, table: TableName) -> None:
+        """Forget the table."""
+        with self._lock:
+            self._require_open()
+            known = self._known()
+            self._store(dataclasses.replace(known, copied={t: at for t, at in known.copied.items() if t != table}))
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return the edge's own progress: there is no other."""
@@ -186,6 +209,10 @@ class JsonlSink:
     def durable(self) -> LSN:
         """Return the recorded position."""
         return self._recorded.position if self._recorded else LSN(0)
+
+    def quarantined(self) -> int:
+        """Return 0: every row can be written as an event."""
+        return 0
 
     def cancel(self) -> None:
         """Break off a write to standard output that nobody reads."""

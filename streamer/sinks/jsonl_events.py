@@ -83,12 +83,10 @@ class Lines:
         return shared + orjson.dumps(own, option=orjson.OPT_APPEND_NEWLINE)[1:]
 
     def _enter(self, relation: Relation) -> tuple[bytes, tuple[int, ...]]:
-        """What all events of the relation begin with, and where its key is; with identity FULL nothing says what the key is."""
+        """What all events of the relation begin with, and where its key is, if something says what that is."""
         table = {"schema": relation.table.schema, "table": relation.table.name}
         shared = orjson.dumps({**self._common, "relation": table})[:-1] + b","
-        by_key = relation.identity in (Identity.DEFAULT, Identity.INDEX)
-        key = tuple(i for i, c in enumerate(relation.columns) if c.identity) if by_key else ()
-        self._relations[relation] = shared, key
+        self._relations[relation] = shared, relation.key
         return self._relations[relation]
 
 

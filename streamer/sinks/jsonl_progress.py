@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from streamer.errors import ConnectError, StreamerError, TargetError
+from streamer.errors import ConnectError, StreamerError, TakenError, TargetError
 from streamer.model import LSN, EdgeName, SlotIdentity, TableName
 
 _VERSION: Final = 1
@@ -132,9 +132,9 @@ class ProgressFile:
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read()
         except BlockingIOError:
-            raise TargetError(
+            raise TakenError(
                 f'edge {self._edge}: its progress file "{self._path}" is locked by another daemon',
-                f"let one only write; see: fuser -v {self._path}",
+                f"streamer takes over when that ends; to see which it is: fuser -v {self._path}",
             ) from None
         except OSError as error:
             raise failure(self._node, self._path, error) from error

@@ -17,22 +17,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC
+from functools import partial
 from typing import Final, Literal
 
 import pymysql
 from pymysql.constants import ER
 
-from streamer.errors import ConnectError, SchemaError, StreamerError, TargetError
-from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableName
+from streamer.errors import ConnectError, SchemaError, StreamerError, TakenError, TargetError
+from streamer.model import LSN, EdgeName, Group, Sharing, SlotIdentity, TableName
 from streamer.node_config import MysqlAddress
-from streamer.ports import CopyTable, Progress, Start, Written
+from streamer.ports import CopyTable, Progress, RangeLoader, Start, Written
+from streamer.post_data import Builder
+from streamer.sinks.group_apply import Applier
 from streamer.sinks.in_order import write_in_order
-from streamer.sinks.mysql_apply import Applier
+from streamer.sinks.mysql_apply import MysqlTables, quarantine_table, refusal
 from streamer.sinks.mysql_bulk import Server
 from streamer.sinks.mysql_ddl import Names
 from streamer.sinks.mysql_load import load_table
+from streamer.sinks.mysql_ranges import MysqlEngine
 from streamer.sinks.mysql_session import RETRIED, Connection, Error, code_of, connect, failing, failure, is_lost
 from streamer.sinks.mysql_table import inspect, read_target
+from streamer.sinks.quarantine import OnError, Quarantine, stops
+from streamer.sinks.ranges import Ranges
 from streamer.sinks.unrepresentable import Replacements
 
 LOCK_SECONDS: Final = 3
@@ -45,6 +51,7 @@ _BEGIN_EDGE: Final = (
     "INSERT INTO streamer_progress (sync, source, target, system_identifier, `database`, slot, position, updated) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"
 )
+_FOLLOW: Final = f"UPDATE streamer_progress SET system_identifier = %s WHERE {_EDGE}"
 _ADVANCE: Final = (
     "UPDATE streamer_progress SET position = %s, origin = %s, origin_position = %s, origin_time = %s, "
     f"updated = UTC_TIMESTAMP(6) WHERE {_EDGE} AND position = %s"
@@ -59,7 +66,7 @@ class MysqlSink:
     """Implements ports.Sink for a MySQL or MariaDB database."""
 
     parallel_loads = True
-    merges = True
+    sharing = Sharing.ANY
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class MysqlSink:
         address: MysqlAddress,
         schemas: Literal["prefix", "database"] = "prefix",
         replacements: Replacements | None = None,
+        on_error: OnError = stops,
     ) -> None:
         self._edge = edge
         self._where = (edge.sync, edge.source, edge.target)
@@ -74,8 +82,12 @@ class MysqlSink:
         self._address = address
         self._names = Names(address.database, schemas)
         self._replacements = replacements or Replacements(edge)
+        self._ranges = Ranges(edge, MysqlEngine(edge, self._names, self._transaction, self._record_copy), on_error)
         self._connection: Connection | None = None
-        self._applier: Applier  # from open() on
+        self._on_error = on_error
+        self._tables: MysqlTables  # from open() on, as are the next
+        self._applier: Applier
+        self._quarantine: Quarantine
         #: what the progress row holds inside our transaction, and outside of it
         self._written = self._committed = LSN(0)
         self._in_transaction = False
@@ -91,7 +103,9 @@ class MysqlSink:
         self._connection = connection = self._connect()
         with self._errors():
             self._take_lock(connection)
-            self._applier = Applier(connection, Server.of(connection), self._node, self._names, self._replacements)
+            self._tables = MysqlTables(connection, Server.of(connection), self._node, self._names, self._replacements)
+            self._applier = Applier(self._node, self._tables.of, connection.run, refusal, self._replacements)
+            self._quarantine = Quarantine(self._edge, quarantine_table(self._edge, connection), self._on_error)
             progress = self._read_progress(connection)
         if progress is not None:
             self._written = self._committed = progress.position
@@ -108,9 +122,9 @@ class MysqlSink:
         key = hashlib.sha256(name.encode()).hexdigest()[:40]  # names have 64 characters at most
         if connection.rows("SELECT GET_LOCK(%s, %s)", (f"streamer {key}", LOCK_SECONDS)) != [(1,)]:
             ((holder,),) = connection.rows("SELECT IS_USED_LOCK(%s)", (f"streamer {key}",))
-            raise TargetError(
+            raise TakenError(
                 f'edge {self._edge}: another daemon writes it to "{self._node}" (connection {holder})',
-                f"let one daemon only write this edge; to end that connection: KILL {holder}",
+                f"streamer takes over when it ends; to end it: KILL {holder}",
             )
 
     def _read_progress(self, connection: Connection) -> Progress | None:
@@ -125,6 +139,7 @@ class MysqlSink:
             SlotIdentity(system_identifier, database, slot),
             LSN.parse(position),
             {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
+            ranges=self._ranges.read(connection),
         )
 
     @contextmanager
@@ -158,6 +173,11 @@ class MysqlSink:
                 raise self._not_ours() from None
         self._written = self._committed = position
 
+    def follow(self, slot: SlotIdentity) -> None:
+        """Update the edge's progress row."""
+        with self._errors():
+            self._open.run(_FOLLOW, (slot.system_identifier, *self._where))
+
     def has(self, table: TableName) -> bool:
         """Return whether the database has this table."""
         with self._errors():
@@ -174,24 +194,49 @@ class MysqlSink:
         with self._errors():
             self._record_copy(self._open, table, position, None)
 
+    def leave(self, table: TableName) -> None:
+        """Forget the table."""
+        with self._errors():
+            where = f"{_EDGE} AND schema_name = %s AND table_name = %s"
+            self._open.run(f"DELETE FROM streamer_copy WHERE {where}", (*self._where, table.schema, table.name))
+
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, in one transaction on a connection of its own."""
+        with self._transaction() as connection:
+            target = read_target(connection, self._node, self._names, table.table)
+            write = partial(load_table, connection, self._node, self._names, table, target, blocks, self._replacements)
+            if start.within is not None:
+                return self._ranges.load(connection, table, start.within, start.position, write)
+            if start.replace:
+                connection.run(f"DELETE FROM {self._names.sql(table.table)}")
+            count = write()
+            self._record_copy(connection, table.table, start.position, count)
+        return count
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Hold a transaction on a connection of its own."""
         connection = self._connect()
         try:
             with failing(self._node, self._address):
-                target = read_target(connection, self._node, self._names, table.table)
                 connection.run("START TRANSACTION")
-                if start.replace:
-                    connection.run(f"DELETE FROM {self._names.sql(table.table)}")
-                count = load_table(connection, self._node, self._names, table, target, blocks, self._replacements)
-                self._record_copy(connection, table.table, start.position, count)
+                yield connection
                 connection.run("COMMIT")
         finally:
             self._disconnect(connection)  # undoes what was not committed
-        return count
 
     def _record_copy(self, connection: Connection, table: TableName, position: LSN, rows: int | None) -> None:
         connection.run(_RECORD_COPY, (*self._where, table.schema, table.name, str(position), rows))
+
+    @property
+    def ranges(self) -> RangeLoader:
+        """What records tables that are copied in ranges."""
+        return self._ranges
+
+    @property
+    def post_data(self) -> Builder | None:
+        """Return None: keys come with the table, and other indexes are left to the user."""
+        return None
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return the edge's own progress: one source only feeds such a target."""
@@ -233,7 +278,11 @@ class MysqlSink:
             self._in_transaction = True
             self._mark = self._replacements.mark()
         self._advance(connection, group)
-        written = self._applier.apply(group.changes)
+        try:
+            written = self._applier.apply(group, self._quarantine)
+        except pymysql.MySQLError as error:
+            self._tables.explain(error, {relation for _, relation, _, _ in group.changes})
+            raise
         if not group.complete:
             return written
         connection.run("COMMIT")
@@ -244,6 +293,7 @@ class MysqlSink:
     def _roll_back(self, error: Error | None = None) -> None:
         if self._in_transaction:
             self._replacements.back_to(self._mark)
+            self._quarantine.undone()
         self._in_transaction = False
         self._written = self._committed
         if error is None or not is_lost(error):
@@ -268,6 +318,11 @@ class MysqlSink:
     def durable(self) -> LSN:
         """Return the position of the last commit; commits are synchronous."""
         return self._committed
+
+    def quarantined(self) -> int:
+        """Return how many changes the database holds in quarantine."""
+        with self._errors():
+            return self._quarantine.held()
 
     # -- ending ------------------------------------------------------------------------------------------------------
 

@@ -65,10 +65,10 @@ class Bulk:
         self._replacements.back_to(mark)
         return self._insert(table, fields, rows)
 
-    def load_file(self, table: str, fields: Fields, data: bytes, rows: int) -> bool:
+    def load_file(self, table: str, fields: Fields, file: Iterable[bytes], rows: int) -> bool:
         """Load a file of so many rows; False, and nothing done, if the server did not take all of them as they are."""
         self._connection.run("SAVEPOINT streamer_file")
-        if self._connection.load(fields.load_statement(table), data) == (rows, 0):
+        if self._connection.load(fields.load_statement(table), file) == (rows, 0):
             return True
         self._connection.run("ROLLBACK TO SAVEPOINT streamer_file")
         return False

@@ -26,6 +26,7 @@ from streamer.sinks import defaults
 from streamer.sinks.mysql_types import ColumnType, Engine, column_type
 from streamer.sinks.mysql_values import TargetColumn, converter
 from streamer.sinks.postgres_types import SourceType
+from streamer.sinks.shared_names import refuse_tables, travelling
 from streamer.sinks.unrepresentable import Unrepresentable
 
 KEY_BYTES: Final = 3072
@@ -34,7 +35,8 @@ ROW_BYTES: Final = 60_000
 """What the texts of limited length may take of a row's 65,535 bytes."""
 _NAME: Final = 64
 _FILE_NAME: Final = 240
-_OWN: Final = ("streamer_progress", "streamer_copy")
+OWN_TABLES: Final = ("streamer_progress", "streamer_copy", "streamer_copied_part", "streamer_quarantine")
+"""What streamer keeps on such a target."""
 
 
 def quote(name: str) -> str:
@@ -88,23 +90,24 @@ class Names:
 
     def refuse_clashes(self, tables: Iterable[TableName]) -> None:
         """Raise SchemaError if two tables would share a name, or one would take ours."""
-        taken: dict[tuple[str, str], TableName] = {}
+        tables = list(tables)
         for table in tables:
-            database, name = self.of(table)
-            if name.lower() in _OWN:
+            if self._place(table)[1] in OWN_TABLES:
                 raise SchemaError(f'table "{table}" cannot be replicated to MySQL: the name is reserved', "exclude the table")
-            place = (database.lower(), name.lower())  # some servers keep names so
-            if (other := taken.setdefault(place, table)) != table:
-                raise SchemaError(f'tables "{other}" and "{table}" would share a name in MySQL', "exclude one of them")
+        refuse_tables(tables, "MySQL", self._place)
+
+    def _place(self, table: TableName) -> tuple[str, str]:
+        """Some servers keep names in lower case."""
+        database, name = self.of(table)
+        return database.lower(), name.lower()
 
 
 def create_table(definition: TableDefinition, engine: Engine, names: Names) -> list[str]:
     """Return the statements that make the table. Generated columns are left out: their values do not travel.
 
-    Raises SchemaError if two columns would share a name.
+    Raises SchemaError if two columns would share a name, or there is none.
     """
-    columns = [c for c in definition.columns if not c.generated]
-    _refuse_column_clashes(definition.table, columns)
+    columns = travelling(definition, "MySQL", lambda name: fold_case(safe_name(name)))
     keys = _keys(definition, columns)
     types = _column_types(columns, keys, engine)
     lines = [_column(c, types[c.name], engine, in_key=bool(keys) and c.name in definition.primary_key) for c in columns]
@@ -117,6 +120,12 @@ def create_table(definition: TableDefinition, engine: Engine, names: Names) -> l
     return [*made, f"CREATE TABLE {names.sql(definition.table)} (\n    " + ",\n    ".join(lines) + f"\n) {options}"]
 
 
+def declared_types(definition: TableDefinition, engine: Engine) -> dict[str, str]:
+    """Return how `create_table` declares each column. Raises SchemaError, as that."""
+    columns = travelling(definition, "MySQL", lambda name: fold_case(safe_name(name)))
+    return _column_types(columns, _keys(definition, columns), engine)
+
+
 def missing_column(table: TableName, column: ColumnDefinition, engine: Engine, names: Names) -> SchemaError:
     """Return the error for a column that the target's table lacks."""
     kind = column_type(SourceType.of(column), engine).sql(engine)
@@ -124,16 +133,6 @@ def missing_column(table: TableName, column: ColumnDefinition, engine: Engine, n
         f'table "{table}" has no column "{column.name}" on the target',
         f"there: ALTER TABLE {names.sql(table)} ADD COLUMN {quote(safe_name(column.name))} {kind}",
     )
-
-
-def _refuse_column_clashes(table: TableName, columns: Sequence[ColumnDefinition]) -> None:
-    taken: dict[str, str] = {}
-    for column in columns:
-        if (other := taken.setdefault(fold_case(safe_name(column.name)), column.name)) != column.name:
-            raise SchemaError(
-                f'columns "{other}" and "{column.name}" of table "{table}" would share a name in MySQL',
-                "rename one of them for this target, or exclude the table",
-            )
 
 
 def _keys(definition: TableDefinition, columns: Sequence[ColumnDefinition]) -> list[tuple[str, ...]]:

@@ -12,7 +12,7 @@ https://dev.mysql.com/doc/refman/8.4/en/load-data.html#load-data-field-line-hand
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
@@ -28,6 +28,8 @@ Stored: TypeAlias = str | bytes | int | float | None
 Replace: TypeAlias = Callable[[int, Sequence[Value], Unrepresentable], Stored]
 """Called with the position of a column in the row, the row and the problem; returns what is written instead, or raises."""
 
+PIECE_ROWS: Final = 500
+"""Measured: 300 to 1,000 rows take a third of the time that tens of thousands take."""
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n"})
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 _UNKNOWN_ESCAPES: Final = {b"f": b"\f", b"v": b"\v"}
@@ -84,11 +86,12 @@ class Fields:
             f"ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({', '.join(targets)}){' SET ' if sets else ''}{', '.join(sets)}"
         )
 
-    def file(self, rows: Sequence[Sequence[Value]]) -> bytes:
-        """Return the rows, at least one, as a file. Raises what `replace` raises.
+    def file(self, rows: Sequence[Sequence[Value]]) -> Iterator[bytes]:
+        """Give the rows as a file, in pieces that stay in the processor's cache. Raises what `replace` raises."""
+        return (self._piece(rows[start : start + PIECE_ROWS]) for start in range(0, len(rows), PIECE_ROWS))
 
-        As in copytext.format_rows, all is joined first and escaped at once; NUL, which no text of PostgreSQL has, stands for NULL.
-        """
+    def _piece(self, rows: Sequence[Sequence[Value]]) -> bytes:
+        """As in copytext.format_rows, all is joined first and escaped at once; NUL, which no text of PostgreSQL has, is NULL."""
         columns: list[Sequence[Any]] = [_spelled(column) for column in self._columns(rows)]
         text = _lines(columns)
         if text.count("\t") != len(rows) * (len(columns) - 1) or text.count("\n") != len(rows) - 1:

@@ -11,15 +11,15 @@ from typing import Final
 
 import pymysql
 
+from streamer.copytext import parse
 from streamer.errors import ApplyError
 from streamer.model import Value
 from streamer.ports import CopyTable
-from streamer.sinks.copytext import parse
-from streamer.sinks.mysql_apply import is_refusal
+from streamer.sinks.mysql_apply import refusal
 from streamer.sinks.mysql_bulk import Bulk, Server
 from streamer.sinks.mysql_ddl import Names
 from streamer.sinks.mysql_fields import Field, Fields, Stored, described, file_of_copy
-from streamer.sinks.mysql_session import Connection, reason_of
+from streamer.sinks.mysql_session import Connection
 from streamer.sinks.mysql_table import TargetTable, require_columns
 from streamer.sinks.unrepresentable import Replacements, Unrepresentable
 
@@ -47,14 +47,14 @@ def load_table(
     try:
         for file in _files(blocks):
             rows = file.count(b"\n")
-            if not (server.local_infile and fields.as_copied and bulk.load_file(name, fields, file_of_copy(file), rows)):
+            if not (server.local_infile and fields.as_copied and bulk.load_file(name, fields, [file_of_copy(file)], rows)):
                 bulk.fill(name, fields, list(parse(file)))
             count += rows
     except pymysql.MySQLError as error:
-        if not is_refusal(error):
+        if (reason := refusal(error)) is None:
             raise
         raise ApplyError(
-            f'table "{table.table}" on "{node}" refused a copied row: {reason_of(error)}',
+            f'table "{table.table}" on "{node}" refused a copied row: {reason}',
             f"give {name} the constraints and types of the source's table; streamer copies again by itself",
         ) from error
     return count

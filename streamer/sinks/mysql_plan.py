@@ -45,13 +45,13 @@ class Plan:
         self._whole = self._written(range(len(relation.columns)))
 
     def _find_key(self, names: Names) -> tuple[int, ...] | None:
-        """The columns that address a row; with identity FULL whatever is unique on the target."""
+        """The columns that address a row: the relation's key, else with identity FULL whatever is unique on the target."""
         relation = self.relation
+        if key := relation.key:
+            require_key(self.target, names, relation.table, [relation.names[i] for i in key])
+            return key
         if relation.identity is not Identity.FULL:
-            key = tuple(i for i, c in enumerate(relation.columns) if c.identity)
-            if key:
-                require_key(self.target, names, relation.table, [relation.names[i] for i in key])
-            return key or None
+            return None
         places = {fold_case(safe_name(name)): i for i, name in enumerate(relation.names)}
         found = next((k for k in self.target.keys if k <= places.keys()), None)
         return None if found is None else tuple(sorted(places[name] for name in found))

@@ -23,7 +23,8 @@ _WHERE = "WHERE table_schema = %s AND table_name = %s"
 _TABLE = f"SELECT table_type, engine FROM information_schema.tables {_WHERE}"
 _COLUMNS = (
     "SELECT column_name, data_type, column_type, character_maximum_length, numeric_precision, numeric_scale, datetime_precision, "
-    "character_set_name, is_nullable, collation_name, coalesce(generation_expression, '') <> '' "
+    "character_set_name, is_nullable, collation_name, coalesce(generation_expression, '') <> '', "
+    "is_nullable = 'NO' AND column_default IS NULL AND extra NOT LIKE '%%auto_increment%%' "
     f"FROM information_schema.columns {_WHERE} ORDER BY ordinal_position"
 )
 _KEYS = (
@@ -42,6 +43,8 @@ class TargetTable:
     unique: tuple[frozenset[str], ...]
     #: of text columns
     collations: dict[str, str]
+    #: columns that an insert must name: neither NULL, nor a default
+    required: frozenset[str] = frozenset()
 
     def column(self, name: str) -> TargetColumn | None:
         """The column for one of the source's."""
@@ -80,8 +83,8 @@ def inspect(connection: Connection, names: Names, table: TableName) -> TargetTab
 def _described(columns: Sequence[tuple[object, ...]], keys: Sequence[tuple[object, ...]]) -> TargetTable:
     known: dict[str, TargetColumn] = {}
     collations: dict[str, str] = {}
-    generated = set()
-    for name, data_type, column_type, length, precision, scale, fraction, charset, nullable, collation, made in columns:
+    generated, required = set(), set()
+    for name, data_type, column_type, length, precision, scale, fraction, charset, nullable, collation, made, needed in columns:
         folded = fold_case(_text(name))
         known[folded] = TargetColumn(
             _text(name),
@@ -98,12 +101,14 @@ def _described(columns: Sequence[tuple[object, ...]], keys: Sequence[tuple[objec
             collations[folded] = _text(collation)
         if made:
             generated.add(folded)
+        elif needed:
+            required.add(folded)
     unique = []
     for _, members in groupby(keys, key=itemgetter(0)):
         parts = list(members)
         if all(column is not None and prefix is None for _, column, prefix in parts):  # no column: an expression
             unique.append(frozenset(fold_case(_text(column)) for _, column, _ in parts))
-    return TargetTable(known, frozenset(generated), tuple(unique), collations)
+    return TargetTable(known, frozenset(generated), tuple(unique), collations, frozenset(required))
 
 
 def _text(value: object) -> str:

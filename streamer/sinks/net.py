@@ -15,16 +15,20 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from streamer.model import UNCHANGED, Change, Kind, Relation, Row, TableName
+from streamer.model import UNCHANGED, Change, Kind, Relation, Row, TableName, newest
 
 KeyOf: TypeAlias = Callable[[Relation], Sequence[int] | None]
 """Tells which columns address a row of the relation on the target (by index); None if nothing does."""
+
+_INSERT, _UPDATE, _DELETE, _TRUNCATE = Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.TRUNCATE  # attributes of an enum are slow
 
 MANY: Final = 500
 """Changes from which on it is worth a look whether they are all of one kind."""
 
 Key: TypeAlias = Any
 """What a row is folded by: one value, or a tuple of several."""
+
+_Rows: TypeAlias = dict[Key, Row]
 
 
 class Unfoldable(Exception):
@@ -81,11 +85,25 @@ def fold(changes: Sequence[Change], key_of: KeyOf) -> list[Step]:
     return _Fold(key_of).run(changes)
 
 
-def merge(row: Row, newer: Row) -> Row:
-    """Return `newer` with its unchanged columns taken from `row`."""
-    if UNCHANGED not in newer:
-        return newer
-    return tuple([old if new is UNCHANGED else new for old, new in zip(row, newer, strict=True)])
+def fleeting(changes: Iterable[Change], key_of: KeyOf) -> bool:
+    """Return whether a key is made by one change and left by a later one.
+
+    That comes to nothing, or to the last row of the key; but where deleted keys are remembered it is a deletion besides.
+    """
+    made: set[tuple[TableName, Key]] = set()
+    for kind, relation, old, new in changes:
+        columns = key_of(relation)
+        if not columns:
+            continue
+        before = None if old is None else tuple(old[i] for i in columns)
+        after = None if new is None else tuple(new[i] for i in columns)
+        if before == after:
+            continue
+        if before is not None and (relation.table, before) in made:
+            return True
+        if after is not None and (before is not None or kind is _INSERT):
+            made.add((relation.table, after))
+    return False
 
 
 def _at_once(changes: Sequence[Change], key_of: KeyOf) -> SetWise | None:
@@ -124,48 +142,57 @@ class _Fold:
     def __init__(self, key_of: KeyOf) -> None:
         self._key_of = key_of
         self._steps: list[Step] = []
-        self._open: dict[Relation, tuple[Callable[[Row], Key], SetWise] | tuple[None, _Keyless]] = {}
+        self._open: dict[Relation, tuple[Callable[[Row], Key], SetWise, _Rows, _Rows] | tuple[None, _Keyless, _Rows, _Rows]] = {}
         self._versions: dict[TableName, Relation] = {}
 
     def run(self, changes: Iterable[Change]) -> list[Step]:
         opened = self._open
         for change in changes:
             kind, relation, old, new = change
-            key, step = opened.get(relation) or self._enter(relation)
-            if kind is Kind.TRUNCATE:
+            key, step, inserts, updates = opened.get(relation) or self._enter(relation)
+            if kind is _TRUNCATE:
                 self._truncate(relation)
-            elif isinstance(step, _Keyless):
+            elif key is None:
+                assert isinstance(step, _Keyless)
                 step.add(change)
-            elif kind is Kind.UPDATE:
-                assert key is not None
+            elif kind is _UPDATE:
                 assert new is not None
-                if old is not None and key(old) != key(new):
+                found = key(new)
+                if old is not None and key(old) != found:
                     self._in_place(change)
                 else:
-                    _update(step, key(new), new)
-            elif kind is Kind.INSERT:
-                assert key is not None
+                    _update(inserts if found in inserts else updates, found, new)
+            elif kind is _INSERT:
                 assert new is not None
-                _insert(step, key(new), new)
+                found = key(new)
+                if found in inserts or found in updates:
+                    raise Unfoldable
+                inserts[found] = new
             else:
-                assert key is not None
+                assert isinstance(step, SetWise)
                 assert old is not None
                 _delete(step, key(old), old)
         self._close()
         return self._steps
 
-    def _enter(self, relation: Relation) -> tuple[Callable[[Row], Key], SetWise] | tuple[None, _Keyless]:
+    def _enter(
+        self, relation: Relation
+    ) -> tuple[Callable[[Row], Key], SetWise, _Rows, _Rows] | tuple[None, _Keyless, _Rows, _Rows]:
         """Begin to fold a relation; another version of the same table must be written before."""
         if relation.table in self._versions:
             self._close()
         self._versions[relation.table] = relation
         key = self._key_of(relation)
-        self._open[relation] = (None, _Keyless()) if key is None else (itemgetter(*key), SetWise(relation, key))
+        if key is None:
+            self._open[relation] = (None, _Keyless(), {}, {})
+        else:
+            step = SetWise(relation, key)
+            self._open[relation] = (itemgetter(*key), step, step.inserts, step.updates)
         return self._open[relation]
 
     def _close(self) -> None:
         """Put down what has been folded so far: what follows must come after it."""
-        for _, step in self._open.values():
+        for _, step, _, _ in self._open.values():
             if isinstance(step, _Keyless):
                 self._steps += step.steps
             elif step.deletes or step.updates or step.inserts:
@@ -210,16 +237,9 @@ class _Keyless:
             self.steps.append(RowWise([change]))
 
 
-def _insert(step: SetWise, key: Key, row: Row) -> None:
-    if key in step.inserts or key in step.updates:
-        raise Unfoldable
-    step.inserts[key] = row
-
-
-def _update(step: SetWise, key: Key, row: Row) -> None:
-    rows = step.inserts if key in step.inserts else step.updates
+def _update(rows: _Rows, key: Key, row: Row) -> None:
     before = rows.get(key)
-    rows[key] = row if before is None else merge(before, row)
+    rows[key] = row if before is None else newest(before, row)
 
 
 def _delete(step: SetWise, key: Key, old: Row) -> None:

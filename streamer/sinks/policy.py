@@ -153,11 +153,11 @@ def _incoming_wins(policy: str | tuple[str, ...], conflict: Conflict) -> bool:
     if current is None or policy == "apply":
         return True
     if isinstance(policy, tuple):
-        return _rank(policy, conflict.incoming_version.node) < _rank(policy, current.node)
+        return rank(policy, conflict.incoming_version.node) < rank(policy, current.node)
     return policy == "latest" and current.precedes(conflict.incoming_version)
 
 
-def _rank(priority: tuple[str, ...], node: str) -> int:
+def rank(priority: tuple[str, ...], node: str) -> int:
     """The place of a node in the list; one that is not in it comes last."""
     return priority.index(node) if node in priority else len(priority)
 

@@ -7,17 +7,20 @@ run without a pipeline when a group is replayed row by row, so that an error bel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from operator import itemgetter
 from typing import Any, Final
 
 import psycopg
+from psycopg import pq
 
+from streamer.copytext import format_rows
 from streamer.errors import ApplyError
 from streamer.model import UNCHANGED, Change, Kind, Relation, Row
 from streamer.ports import Written
-from streamer.session import Connection, reason_of
-from streamer.sinks.copytext import format_rows
+from streamer.session import Connection, reason_of, remedy
 from streamer.sinks.net import RowWise, SetWise, Step, Truncate
-from streamer.sinks.postgres_table import TableWriter
+from streamer.sinks.postgres_table import TableWriter, quote
 
 FEW_ROWS: Final = 50
 """Up to here single statements are faster than COPY and a join."""
@@ -31,8 +34,42 @@ REFUSED: Final = (
     psycopg.ProgrammingError,
 )
 """The target's no to what we wrote; all else is trouble with the connection or the server."""
+_OF_A_ROW: Final = frozenset(("21", "22", "23", "27", "44", "P0", "09", "38", "39"))
+"""Classes of errors that belong to a row: its values, constraints, what functions and triggers say of it."""
+_OF_THE_SERVER: Final = "00 01 02 03 08 0A 0B 0F 0L 0P 0Z 10 20 24 25 26 28 2B 2D 2F 34 3B 3D 3F 40 42 53 54 55 57 58 72 F0 HV XX"
+"""All other classes that the server has; one that is in neither was made up by a trigger.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+_TOO_LARGE: Final = "54000"  # an index entry
+_WAITING: Final = """
+SELECT DISTINCT n.nspname, c.conname FROM pg_catalog.pg_constraint c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+WHERE c.condeferred AND (c.conrelid = ANY (%(tables)s::regclass[]) OR c.confrelid = ANY (%(tables)s::regclass[]))
+"""
+STAGES: Final = 50
+"""Temporary tables that are kept. A commit after the use of one empties all of them, whether they hold rows or not."""
 COPY_ROWS: Final = 5000
 """Rows formatted at a time: bounds the memory of one block."""
+
+
+def refusal_of_a_row(error: Exception) -> str | None:
+    """Return why the target did not take a row, if that is what the error says, and it may take others."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    state = error.sqlstate or ("22000" if isinstance(error, psycopg.DataError) else "08000")  # without one, it is psycopg's own
+    ours = state == _TOO_LARGE or state[:2] in _OF_A_ROW or state[:2] not in _OF_THE_SERVER
+    return reason_of(error) if ours else None
+
+
+def is_refusal(error: psycopg.Error) -> bool:
+    """Whether the target says no to what we wrote; all else is trouble with the connection or the server."""
+    return isinstance(error, REFUSED) or refusal_of_a_row(error) is not None
+
+
+def is_small(step: Step) -> bool:
+    """Whether the step is a few statements that wait for no answer, so that it can travel in a pipeline."""
+    return isinstance(step, SetWise) and max(len(step.deletes), len(step.updates), len(step.inserts)) <= FEW_ROWS
 
 
 class Applier:
@@ -44,8 +81,21 @@ class Applier:
         self._writer = writer
         #: whether to wait for the answer to each change, so that it is known which one the target refuses
         self.careful = False
-        self._stages: set[str] = set()
+        #: the temporary tables, the last used last
+        self._stages: dict[str, None] = {}
         self._filled: set[str] = set()
+        #: the open pipeline, if there is one
+        self._pipeline = ExitStack()
+
+    @contextmanager
+    def pipelined(self) -> Iterator[None]:
+        """Send statements without waiting for the answer to one before the next is sent; only a COPY waits, as the protocol wants.
+
+        On leaving all have been answered. Raises psycopg.Error where one was refused.
+        """
+        with ExitStack() as self._pipeline:
+            self._pipeline.enter_context(self._connection.pipeline())
+            yield
 
     def forget_stages(self) -> None:
         """The transaction was rolled back: temporary tables made in it are gone."""
@@ -73,7 +123,9 @@ class Applier:
                 else:
                     self._change(step.changes[0], outcome)
                     outcome.settle()
-            except REFUSED as error:
+            except psycopg.Error as error:
+                if not is_refusal(error):
+                    raise
                 raise self._refusal(step, error) from error
         return outcome
 
@@ -88,9 +140,20 @@ class Applier:
             self._row_wise(step, outcome)
 
     def _truncate(self, step: Truncate, outcome: Outcome) -> None:
-        tables = ", ".join(self._writer(r).name for r in step.relations)
+        tables = ", ".join(self._writer(r).rows for r in step.relations)
+        waiting = self._waiting(step.relations)
+        if waiting:  # to check what was written before: PostgreSQL truncates no table of which rows still wait for their check
+            self._connection.execute(f"SET CONSTRAINTS {waiting} IMMEDIATE")
         self._connection.execute(f"TRUNCATE {tables}")
+        if waiting:
+            self._connection.execute(f"SET CONSTRAINTS {waiting} DEFERRED")
         outcome.truncated += len(step.relations)
+
+    def _waiting(self, relations: Iterable[Relation]) -> str:
+        """The constraints on these tables, and on references to them, that wait for the commit."""
+        names = [self._writer(relation).name for relation in relations]
+        found = self._connection.execute(_WAITING, {"tables": names}).fetchall()
+        return ", ".join(f"{quote(schema)}.{quote(name)}" for schema, name in found)
 
     def _row_wise(self, step: RowWise, outcome: Outcome) -> None:
         """Write the changes in order, without waiting for the answer to one before the next is sent."""
@@ -113,13 +176,18 @@ class Applier:
         except REFUSED as error:
             raise self._refusal(RowWise([change]), error) from error
 
+    def complaint(self, change: Change, error: Exception) -> ApplyError:
+        """Return what stops the edge where this change was refused with this error, which is psycopg's."""
+        assert isinstance(error, psycopg.Error)
+        return self._refusal(Truncate([change[1]]) if change[0] is Kind.TRUNCATE else RowWise([change]), error)
+
     def _refusal(self, step: Truncate | RowWise, error: psycopg.Error) -> ApplyError:
-        remedy = "cure the row or the rule on the target; streamer tries again by itself"
+        way_on = remedy(self.node, error, "cure the row or the rule on the target; streamer tries again by itself")
         if isinstance(step, Truncate):
-            return ApplyError(f'truncate of {step.relations[0]} on "{self.node}" is refused: {reason_of(error)}', remedy)
+            return ApplyError(f'truncate of {step.relations[0]} on "{self.node}" is refused: {reason_of(error)}', way_on)
         kind, relation, old, new = step.changes[0]
         row = self._writer(relation).describe(new or old or ())
-        return ApplyError(f'table {relation} on "{self.node}" refuses the {kind} of {row}: {reason_of(error)}', remedy)
+        return ApplyError(f'table {relation} on "{self.node}" refuses the {kind} of {row}: {reason_of(error)}', way_on)
 
     # -- many rows ---------------------------------------------------------------------------------------------------------------
 
@@ -135,16 +203,13 @@ class Applier:
             self._insert(writer, list(step.inserts.values()), outcome)
 
     def _delete(self, writer: TableWriter, key: tuple[int, ...], rows: Sequence[Row], outcome: Outcome) -> None:
-        keys = writer.pick(key, rows)
+        keys = writer.pick(key, _in_order(writer, key, rows))
         if len(rows) <= FEW_ROWS:
             sql = writer.delete_where(writer.by_key(key))
-            outcome.deletes += [self._execute(sql, values) for values in keys]
-            outcome.expected += len(rows)
+            outcome.deletes += [(self._execute(sql, values), 1) for values in keys]
         else:
             self._stage(writer, key, keys)
-            deleted = self._join(writer, writer.delete_by_stage(key))
-            outcome.deleted += deleted
-            outcome.missing += max(0, len(rows) - deleted)
+            outcome.deletes.append((self._join(writer, writer.delete_by_stage(key)), len(rows)))
 
     def _update(
         self, writer: TableWriter, key: tuple[int, ...], present: tuple[int, ...], rows: Sequence[Row], outcome: Outcome
@@ -154,14 +219,11 @@ class Applier:
             outcome.updated += len(rows)  # nothing that the target stores has changed
         elif len(rows) <= FEW_ROWS:
             sql = writer.update_where(assigned, writer.by_key(key))
-            outcome.updates += [self._execute(sql, values) for values in writer.pick(assigned + key, rows)]
-            outcome.expected += len(rows)
+            outcome.updates += [(self._execute(sql, values), 1) for values in writer.pick(assigned + key, rows)]
         else:
             columns = tuple(sorted(assigned + key))
-            self._stage(writer, columns, writer.pick(columns, rows))
-            updated = self._join(writer, writer.update_from_stage(columns, assigned, key))
-            outcome.updated += updated
-            outcome.missing += max(0, len(rows) - updated)
+            self._stage(writer, columns, writer.pick(columns, _in_order(writer, key, rows)))
+            outcome.updates.append((self._join(writer, writer.update_from_stage(columns, assigned, key)), len(rows)))
 
     def _insert(self, writer: TableWriter, rows: Sequence[Row], outcome: Outcome) -> None:
         picked = writer.pick(writer.written, rows)
@@ -176,27 +238,35 @@ class Applier:
         """Fill the temporary table with these rows."""
         name = writer.stage(columns)
         if name not in self._stages:
-            self._connection.execute(f"DROP TABLE IF EXISTS {name}")
+            unused = [] if len(self._stages) < STAGES else [next(iter(self._stages))]
+            self._connection.execute(f"DROP TABLE IF EXISTS {', '.join([name, *unused])}")
             self._connection.execute(writer.create_stage(columns))
-            self._stages.add(name)
+            for dropped in unused:
+                del self._stages[dropped]
+                self._filled.discard(dropped)
         elif name in self._filled:
             self._connection.execute(f"TRUNCATE {name}")
+        self._stages[name] = self._stages.pop(name, None)
         self._filled.add(name)
         self._copy(writer.copy_stage(columns), rows)
 
     def _copy(self, sql: str, rows: Sequence[Row]) -> None:
+        pipelined = self._connection.pgconn.pipeline_status != pq.PipelineStatus.OFF
+        self._pipeline.close()
         with self._connection.cursor().copy(sql) as copy:
             for start in range(0, len(rows), COPY_ROWS):
                 copy.write(format_rows(rows[start : start + COPY_ROWS]))
+        if pipelined:
+            self._pipeline.enter_context(self._connection.pipeline())
 
-    def _join(self, writer: TableWriter, sql: str) -> int:
+    def _join(self, writer: TableWriter, sql: str) -> psycopg.Cursor[Any]:
         """Run a join with a temporary table, by hash where no index has the key."""
         if not writer.indexed:
             self._connection.execute("SET LOCAL enable_hashjoin = on")
-        count = self._connection.execute(sql).rowcount
+        cursor = self._connection.execute(sql)
         if not writer.indexed:
             self._connection.execute("SET LOCAL enable_hashjoin = off")
-        return count
+        return cursor
 
     # -- one row -----------------------------------------------------------------------------------------------------------------
 
@@ -210,22 +280,34 @@ class Applier:
             outcome.inserted += 1
             return
         before = old or new or ()
+        writer.require_assignable(before, new or before)
         if writer.key is not None:
             condition, parameters = writer.by_key(writer.key), [before[i] for i in writer.key]
         else:
             condition, parameters = writer.match(before)
         if new is None:
-            outcome.deletes.append(self._execute(writer.delete_where(condition), parameters))
-            outcome.expected += 1
+            outcome.deletes.append((self._execute(writer.delete_where(condition), parameters), 1))
         elif assigned := writer.assigned([i for i, v in enumerate(new) if v is not UNCHANGED], ()):
             given = [new[i] for i in assigned]
-            outcome.updates.append(self._execute(writer.update_where(assigned, condition), [*given, *parameters]))
-            outcome.expected += 1
+            outcome.updates.append((self._execute(writer.update_where(assigned, condition), [*given, *parameters]), 1))
         else:
             outcome.updated += 1  # nothing that the target stores has changed
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> psycopg.Cursor[Any]:
         return self._connection.execute(sql, parameters, prepare=True)
+
+
+def _in_order(writer: TableWriter, key: Sequence[int], rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows in the order of their keys, as text, so that neighbours in the index are looked up one after the other.
+
+    Not where another unique key might be handed from row to row: that goes well in the order of the source.
+    """
+    if len(rows) <= FEW_ROWS or not writer.indexed or writer.others(key):
+        return rows
+    try:
+        return sorted(rows, key=itemgetter(*key))
+    except TypeError:  # a NULL in the key of one that has only that of the target
+        return rows
 
 
 def _one_by_one(changes: Iterable[Change]) -> Iterator[RowWise | Truncate]:
@@ -247,20 +329,18 @@ class Outcome:
     """What has been written; the row counts of pipelined statements are known only once the pipeline has been synced."""
 
     def __init__(self) -> None:
-        self.inserted = self.updated = self.deleted = self.truncated = self.missing = self.expected = 0
-        self.updates: list[psycopg.Cursor[Any]] = []
-        self.deletes: list[psycopg.Cursor[Any]] = []
+        self.inserted = self.updated = self.deleted = self.truncated = self.missing = 0
+        #: statements, and how many rows each should find
+        self.updates: list[tuple[psycopg.Cursor[Any], int]] = []
+        self.deletes: list[tuple[psycopg.Cursor[Any], int]] = []
 
     def settle(self) -> None:
         """Count what the statements so far have found; they must have been answered."""
-        updated = sum(c.rowcount for c in self.updates)
-        deleted = sum(c.rowcount for c in self.deletes)
-        self.updated += updated
-        self.deleted += deleted
-        self.missing += max(0, self.expected - updated - deleted)
+        self.updated += sum(c.rowcount for c, _ in self.updates)
+        self.deleted += sum(c.rowcount for c, _ in self.deletes)
+        self.missing += sum(max(0, rows - c.rowcount) for c, rows in (*self.updates, *self.deletes))
         self.updates.clear()
         self.deletes.clear()
-        self.expected = 0
 
     def add(self, other: Outcome) -> None:
         """Count what another one has counted, which is settled."""

@@ -9,7 +9,7 @@ from typing import Final
 from psycopg import sql
 
 from streamer.model import Change, Group, Kind, Relation
-from streamer.sinks.net import SetWise, Unfoldable, fold
+from streamer.sinks.net import SetWise, Unfoldable, fleeting, fold
 from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
 from streamer.sinks.postgres_session import TargetSession
 from streamer.sinks.postgres_table import GuardedWriter
@@ -24,6 +24,7 @@ class BulkWriter:
     """Tries large groups."""
 
     def __init__(self, session: TargetSession, versions: Versions, world: World, table: Callable[[Relation], MasterTable]) -> None:
+        self._session = session
         self._connection = session.connection
         self._node = session.node
         self._versions = versions
@@ -31,11 +32,13 @@ class BulkWriter:
         self._table = table
 
     def suits(self, group: Group) -> bool:
-        """Whether the group consists of changes that are found by key and merge nothing."""
+        """Whether the group consists of changes that are found by key, merge nothing, and leave no tombstone but those of rows."""
         relations = {change[1] for change in group.changes}
         if any(not self._table(r).key or self._table(r).merges for r in relations):
             return False
-        return all(change[0] is not Kind.TRUNCATE for change in group.changes)
+        if any(change[0] is Kind.TRUNCATE for change in group.changes):
+            return False
+        return not fleeting(group.changes, lambda relation: self._table(relation).key)  # else it would leave no tombstone
 
     def write(self, group: Group) -> Outcome | None:
         """Write the group in the open transaction; None, and nothing written, if something in it needs judgement."""
@@ -46,6 +49,9 @@ class BulkWriter:
         if not all(isinstance(step, SetWise) for step in steps):
             return None
         self._connection.execute("SAVEPOINT streamer_bulk")
+        if (note := self._versions.note_nested(group.origin, self._session.where)) is not None:
+            for statement, values in (self._session.tag(group), note):
+                self._connection.execute(statement.encode(), values)
         guard = self._versions.guard.replace("%s", sql.Literal(self._versions.mark(group.origin)).as_string(self._connection))
         applier = Applier(self._connection, self._node, partial(self._guarded, guard))
         try:
@@ -54,9 +60,9 @@ class BulkWriter:
         except REFUSED:
             outcome = None
         if outcome is None or outcome.missing or self._were_deleted(group.changes):
+            outcome = None
             self._connection.execute("ROLLBACK TO SAVEPOINT streamer_bulk")
-            return None
-        self._connection.execute("RELEASE SAVEPOINT streamer_bulk")
+        self._connection.execute("RELEASE SAVEPOINT streamer_bulk")  # it outlives the rollback, and what follows would be behind it
         return outcome
 
     def _guarded(self, guard: str, relation: Relation) -> GuardedWriter:

@@ -6,13 +6,14 @@ removed like that of any other unique key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 import psycopg
 
-from streamer.model import UNCHANGED, Change, Kind, Origin, Row
+from streamer.model import UNCHANGED, Change, Kind, Origin, Row, TableName
 from streamer.session import Connection, version
 from streamer.sinks.conflict import Conflict, ConflictKind, Handler, Key, Removal, Resolution, Stored, Version
 from streamer.sinks.policy import decide
@@ -27,6 +28,7 @@ JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
 WHERE n.nspname = %s AND x.relname = %s AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
 """
+_INDEX: Final = re.compile(r'.*"(.+)"', re.DOTALL)
 
 
 class Collisions:
@@ -37,22 +39,29 @@ class Collisions:
         self._world = world
         self._handler = handler
 
+    def is_of(self, refusal: psycopg.errors.UniqueViolation, table: TableName) -> bool:
+        """Whether the refusal tells of an index of this table; servers before 9.3 tell no more than its name."""
+        told = refusal.diag
+        if told.table_name is not None:
+            return (told.schema_name, told.table_name) == (table.schema, table.name)
+        return self._connection.execute(_IS_OF, [table.schema, _index(refusal), table.name]).fetchone() is not None
+
     def settle(
         self, refusal: psycopg.errors.UniqueViolation, table: MasterTable, changes: Sequence[Change], origin: Origin, gone: set[Key]
     ) -> Resolution | None:
-        """Return who is to be removed so that these changes of the table can be written; None if that is no such index.
+        """Return who is to be removed, or parked, so that these changes of the table can be written; None if that is no such index.
 
-        `gone` are keys that have been removed for this transaction already. Locks what it looks at, until the transaction ends.
+        `gone` are keys whose rows are out of the way already. Locks what it looks at, until the transaction ends.
         """
         count = "indnkeyatts" if version(self._connection) >= 110000 else "indnatts"
-        names = [refusal.diag.schema_name, refusal.diag.constraint_name]
+        names = [table.writer.relation.table.schema, _index(refusal)]
         definition = self._connection.execute(_DEFINITION.format(count=count).encode(), names).fetchone()
         if definition is None:
             return None
         part = self._world.load(table, changes)
         for change in changes:
             key, row = _incoming(table, change, part.rows)
-            if row is None or key in gone:
+            if row is None:
                 continue
             for holder in self._holders(table, definition[0], definition[1], row):
                 if holder != key and holder not in gone:
@@ -81,11 +90,27 @@ class Collisions:
         incoming = Version(origin.commit_time, origin.node)
         conflict = Conflict(kind, relation, key, change[0], current.row, row, current.version, incoming, None, table.rules.name)
         if current.version is None or origin.knew(current.version):
+            if relation.net:
+                return Resolution(parked=[(relation, holder)])
             conflict = replace(conflict, winner="incoming")
         else:
             _, conflict = decide(table.rules, conflict, self._handler, None)
         loser = Removal(relation, key, stored) if conflict.winner == "current" else Removal(relation, holder, stored=True)
         return Resolution([], [conflict], [loser])
+
+
+def _index(refusal: psycopg.errors.UniqueViolation) -> str:
+    """The name of the index, which old servers only have in their message."""
+    found = _INDEX.match(refusal.diag.message_primary or "")
+    return refusal.diag.constraint_name or (found[1] if found else "")
+
+
+_IS_OF: Final = """
+SELECT 1 FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
+JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+WHERE n.nspname = %s AND x.relname = %s AND c.relname = %s
+"""
 
 
 def _incoming(table: MasterTable, change: Change, rows: dict[Key, Stored]) -> tuple[Key, Row | None]:

@@ -17,8 +17,8 @@ from psycopg import Cursor, sql
 
 from streamer.model import Version
 from streamer.ports import RowVersion
-from streamer.session import Connection
-from streamer.sinks.postgres_table import TargetTable, quote, quoted
+from streamer.session import Connection, version
+from streamer.sinks.postgres_table import TargetTable, quote
 from streamer.versions import Versions, key_hash, key_id, key_json, key_text
 
 _STAGE: Final = "pg_temp.streamer_versions"
@@ -39,26 +39,29 @@ _BURY_AGAIN: Final = (
 _BURY: Final = (
     "INSERT INTO streamer.tombstone (id, schema_name, table_name, key, deleted) "
     f"SELECT s.id, {{schema}}, {{name}}, s.key, s.commit_time FROM {_STAGE} AS s "
-    "WHERE s.buried AND NOT EXISTS (SELECT FROM streamer.tombstone AS d WHERE d.id = s.id)"
+    "WHERE s.buried AND NOT EXISTS (SELECT 1 FROM streamer.tombstone AS d WHERE d.id = s.id)"
 )
 _OLDEST_HERE: Final = """
-SELECT least((SELECT min(v.at) FROM {table} AS t {rows}),
-             (SELECT min(v.at) FROM streamer.tombstone AS t {rows} WHERE t.schema_name = {schema} AND t.table_name = {name}))
+SELECT least((SELECT min({time}) FROM {table} AS t),
+             (SELECT min({time}) FROM streamer.tombstone AS t WHERE t.schema_name = {schema} AND t.table_name = {name}))
 """
 _DELETED_HERE: Final = f"""
 DELETE FROM {{rows}} AS s
-USING (SELECT t.id, coalesce(v.at, t.deleted) AS at FROM streamer.tombstone AS t {{join}}
+USING (SELECT t.id, coalesce({{time}}, t.deleted) AS at FROM streamer.tombstone AS t
        WHERE t.schema_name = {{schema}} AND t.table_name = {{name}}) AS d
 WHERE d.id = {{gone}} AND d.at > {{seen}}
-  AND NOT EXISTS (SELECT FROM {_STAGE} AS w WHERE w.id = {{id}} AND NOT w.buried AND w.commit_time > d.at)
+  AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS w WHERE w.id = {{id}} AND NOT w.buried AND w.commit_time > d.at)
 """
 _DELETED_THERE: Final = (
     f"DELETE FROM {{table}} AS t USING {_STAGE} AS w WHERE w.buried AND w.id = {{gone}} AND {{time}} < w.commit_time"
 )
+_FORGET_MERGED: Final = f"""
+DELETE FROM streamer.version AS m USING {_STAGE} AS w, {{rows}} AS s, {{table}} AS t
+WHERE m.id = w.id AND w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time
+"""
 _LATER_THERE: Final = f"""
-WITH u AS (UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s JOIN {_STAGE} AS w ON w.id = {{id}} AND NOT w.buried
-           WHERE {{same}} AND {{time}} < w.commit_time RETURNING w.id)
-DELETE FROM streamer.version AS m USING u WHERE m.id = u.id
+UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s, {_STAGE} AS w
+WHERE w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time
 """
 _TRUE: Final = "SELECT id::text, xid::text, commit_time, origin FROM streamer.copied WHERE buried = %s AND id = ANY(%s::uuid[])"
 
@@ -72,11 +75,11 @@ class CopiedVersions:
         self._versions = versions
         self._key = [quote(c) for c in target.keys[0]]
         table = target.table
-        self._names = {"schema": self._literal(table.schema), "name": self._literal(table.name), "table": quoted(table)}
+        self._names = {"schema": self._literal(table.schema), "name": self._literal(table.name), "table": target.rows}
 
     def oldest_here(self) -> datetime | None:
         """Return the time of the oldest row or tombstone that the target has, if known."""
-        row = self._run(_OLDEST_HERE.format(rows=self._versions.join("t.xmin"), **self._names)).fetchone()
+        row = self._run(_OLDEST_HERE.format(time=self._versions.time("t.xmin"), **self._names)).fetchone()
         return row[0] if row else None
 
     def stage(self, rows: Iterable[RowVersion]) -> None:
@@ -97,14 +100,15 @@ class CopiedVersions:
         time = self._time("t.xmin")
         for gone in (theirs, truncated):
             known = self._literal(seen.isoformat())
-            join = self._versions.join("t.xmin")
-            self._run(_DELETED_HERE.format(rows=rows, join=join, gone=gone, id=theirs, seen=known, **self._names))
+            when = self._versions.time("t.xmin")
+            self._run(_DELETED_HERE.format(rows=rows, time=when, gone=gone, id=theirs, seen=known, **self._names))
         for gone in (own, truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
         assigned = [quote(c) for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
         if assigned:
             same = " AND ".join(f"t.{c} = s.{c}" for c in self._key)
             set_ = ", ".join(f"{c} = s.{c}" for c in assigned)
+            self._run(_FORGET_MERGED.format(rows=rows, id=theirs, same=same, time=time, **self._names))
             self._run(_LATER_THERE.format(set=set_, rows=rows, id=theirs, same=same, time=time, **self._names))
 
     def write(self) -> None:
@@ -115,10 +119,10 @@ class CopiedVersions:
         self._run(_KEEP)
 
     def _id(self, row: str) -> str:
-        return key_hash(self._connection, self._target.table, key_text(row, self._key))
+        return key_hash(self._connection, self._target.table, key_text(version(self._connection), row, self._key))
 
     def _time(self, xid: str) -> str:
-        return f"coalesce((SELECT v.at FROM (SELECT {xid}) AS y (xid) {self._versions.join('y.xid')}), '-infinity')"
+        return f"coalesce({self._versions.time(xid)}, '-infinity')"
 
     def _run(self, query: str) -> Cursor[tuple[Any, ...]]:
         return self._connection.execute(query.encode())

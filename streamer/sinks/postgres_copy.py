@@ -16,6 +16,7 @@ https://www.postgresql.org/docs/current/sql-copy.html
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,13 +26,16 @@ from typing import Final
 
 import psycopg
 
-from streamer.errors import SchemaError, TargetError
+from streamer.errors import ApplyError, SchemaError, TargetError
 from streamer.model import LSN, POSTGRES_EPOCH, Origin, SlotIdentity, TableName
 from streamer.ports import CopyTable, Progress, RowVersion, Start
 from streamer.session import Connection, version
+from streamer.sinks.postgres_apply import refusal_of_a_row
 from streamer.sinks.postgres_copied import CopiedVersions
+from streamer.sinks.postgres_ranges import PostgresRanges
 from streamer.sinks.postgres_session import EDGE, TargetSession
 from streamer.sinks.postgres_table import TargetTable, copy_into, quote, quoted, read_target
+from streamer.sinks.quarantine import OnError, stops
 from streamer.sinks.target_clock import TargetClock
 from streamer.versions import OLDEST, Versions, choose_versions
 
@@ -52,6 +56,7 @@ _BEGIN: Final = (
     "INSERT INTO streamer.progress (sync, source, target, system_identifier, database, slot, position, origin, origin_position, "
     "origin_time) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
+_FOLLOW: Final = f"UPDATE streamer.progress SET system_identifier = %s WHERE {EDGE}"
 _ALL_PROGRESS: Final = (
     "SELECT source, system_identifier, database, slot, position FROM streamer.progress WHERE sync = %s AND target = %s"
 )
@@ -63,7 +68,7 @@ class TableLoader:
     another one may be ahead, and `days` is for how long versions are kept.
     """
 
-    def __init__(self, session: TargetSession, masters: float | None = None, days: int = 7) -> None:
+    def __init__(self, session: TargetSession, masters: float | None = None, days: int = 7, on_error: OnError = stops) -> None:
         self._session = session
         self._node = session.node
         self._source = session.edge.source
@@ -72,6 +77,8 @@ class TableLoader:
         self._skew = masters
         self._days = timedelta(days=days)
         self._locks: set[str] = set()
+        #: what records tables that are loaded in ranges
+        self.ranges = PostgresRanges(session, self._record_own, functools.partial(_empty, gently=False), on_error)
 
     # -- records -----------------------------------------------------------------------------------------------------------------
 
@@ -82,6 +89,12 @@ class TableLoader:
             self._connection.execute("SET LOCAL synchronous_commit = on")
             at = str(position)
             self._connection.execute(_BEGIN, [*self._where, *identity, at, self._source, at, POSTGRES_EPOCH])
+
+    def follow(self, slot: SlotIdentity) -> None:
+        """Update the edge's progress row."""
+        with self._session.errors(), self._connection.transaction():
+            self._connection.execute("SET LOCAL synchronous_commit = on")
+            self._connection.execute(_FOLLOW, [slot.system_identifier, *self._where])
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return what the target holds of all edges of the sync that end here."""
@@ -96,7 +109,13 @@ class TableLoader:
     def keep(self, table: TableName, position: LSN) -> None:
         """Record that the table needs no copy."""
         with self._session.errors(), self._connection.transaction():
-            self._record(self._connection, self._source, table, position, POSTGRES_EPOCH)
+            self._record_own(self._connection, table, position)
+
+    def leave(self, table: TableName) -> None:
+        """Delete the table's record."""
+        with self._session.errors(), self._connection.transaction():
+            self._connection.execute("SET LOCAL synchronous_commit = on")
+            self._connection.execute(f"DELETE FROM streamer.copy WHERE {_COPIED}", [*self._where, *_parts(table)])
 
     def _record(self, connection: Connection, source: str, table: TableName, position: LSN, time: datetime) -> None:
         """Write the table's record: in a copy the first write, which tells readers of this WAL that it is not a local change."""
@@ -105,6 +124,9 @@ class TableLoader:
         values = [str(position), source, str(position), time, sync, source, target, *_parts(table)]
         if connection.execute(_COPY_AGAIN, values).rowcount == 0:
             connection.execute(_COPY, values)
+
+    def _record_own(self, connection: Connection, table: TableName, position: LSN) -> None:
+        self._record(connection, self._source, table, position, POSTGRES_EPOCH)
 
     # -- locks -------------------------------------------------------------------------------------------------------------------
 
@@ -140,22 +162,25 @@ class TableLoader:
     def is_empty(self, table: TableName) -> bool:
         """Return whether the target's table has no rows."""
         with self._session.errors():
-            read_target(self._connection, self._node, table)
-            return _is_empty(self._connection, table)
+            return _is_empty(self._connection, read_target(self._connection, self._node, table))
 
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, in one transaction."""
-        with self._session.errors(), self._loading() as connection, connection.transaction():
+        with self._session.errors(), self._refusals(table.table), self._loading(start) as connection, connection.transaction():
+            if start.within is not None:
+                target = read_target(connection, self._node, table.table)
+                write = functools.partial(self._copy, connection, table, quoted(table.table), blocks)
+                return self.ranges.load(connection, target, start.within, start, write)
             self._record(connection, self._source, table.table, start.position, start.time)
             for source, position in start.others.items():
                 self._record(connection, source, table.table, position, POSTGRES_EPOCH)
             target = read_target(connection, self._node, table.table)
             if start.replace:
-                _empty(connection, table.table)
+                _empty(connection, target, gently=start.gently)
             else:
                 connection.execute(f"LOCK TABLE {quoted(table.table)} IN SHARE ROW EXCLUSIVE MODE")
             copied = CopiedVersions(connection, target, self._versions()) if self._skew is not None and target.keys else None
-            if self._is_untouched(connection, table.table):
+            if self._is_untouched(connection, target):
                 sent = self._copy(connection, table, quoted(table.table), blocks)
                 if copied is not None:
                     copied.stage(self._true_versions(target, start, None))
@@ -168,14 +193,27 @@ class TableLoader:
         return sent
 
     @contextmanager
-    def _loading(self) -> Iterator[Connection]:
+    def _refusals(self, table: TableName) -> Iterator[None]:
+        """Tell a row that the target does not take from other trouble."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if (reason := refusal_of_a_row(error)) is None:
+                raise
+            raise ApplyError(
+                f'table "{table}" on "{self._node}" refused a copied row: {reason}',
+                "give the target's table the constraints of the source's, or correct the row; streamer copies again by itself",
+            ) from error
+
+    @contextmanager
+    def _loading(self, start: Start) -> Iterator[Connection]:
         """The connection for a load: one of its own, or the edge's, because only one session can have a replication origin."""
         if self._skew is not None:
             self._session.follow_origin(self._source)
             yield self._connection
-        else:
-            with self._session.connect() as connection:
-                yield connection
+            return
+        with self._session.others.lent() if start.within is not None else self._session.connect() as connection:
+            yield connection
 
     def _stamp(self, connection: Connection, start: Start) -> None:
         """Give the copied rows their version. What is seen here afterwards is in the past of the target's clock."""
@@ -184,7 +222,7 @@ class TableLoader:
         stamp = Origin(self._source, start.position, OLDEST)
         if self._session.follow_origin(self._source):
             connection.execute("SELECT pg_replication_origin_xact_setup(%s, %s)", [str(start.position), OLDEST])
-        if (note := self._versions().note(stamp)) is not None:
+        if (note := self._versions().stamp(stamp)) is not None:
             connection.execute(*note)
         TargetClock(self._session.edge, connection, self._skew).wait_for(
             Origin(self._source, start.position, start.time), lambda: False
@@ -229,34 +267,46 @@ class TableLoader:
             copied.settle(STAGE, table.columns, start.seen)
         always = any(c.always_identity for c in target.columns.values()) and version(connection) >= IDENTITY
         overriding = " OVERRIDING SYSTEM VALUE" if always else ""
-        once = " ON CONFLICT DO NOTHING" if version(connection) >= UPSERT else ""
-        connection.execute(f"INSERT INTO {name} ({columns}){overriding} SELECT {columns} FROM {STAGE}{once}".encode())
+        once = " ON CONFLICT DO NOTHING" if version(connection) >= UPSERT else _unless_there(target)
+        connection.execute(f"INSERT INTO {name} ({columns}){overriding} SELECT {columns} FROM {STAGE} AS s{once}".encode())
         return sent
 
-    def _is_untouched(self, connection: Connection, table: TableName) -> bool:
+    def _is_untouched(self, connection: Connection, target: TargetTable) -> bool:
         """Whether the table has no rows, nor has had any that were deleted."""
-        if not _is_empty(connection, table):
+        if not _is_empty(connection, target):
             return False
         if self._skew is None:
             return True
         query = "SELECT 1 FROM streamer.tombstone WHERE schema_name = %s AND table_name = %s LIMIT 1"
-        return connection.execute(query, _parts(table)).fetchone() is None
+        return connection.execute(query, _parts(target.table)).fetchone() is None
 
 
 def _parts(table: TableName) -> tuple[str, str]:
     return table.schema, table.name
 
 
-def _is_empty(connection: Connection, table: TableName) -> bool:
-    return connection.execute(f"SELECT 1 FROM {quoted(table)} LIMIT 1").fetchone() is None
+def _unless_there(target: TargetTable) -> str:
+    """The condition for rows none of whose unique values is in the table, where the server knows no ON CONFLICT."""
+    same = [" AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique) for unique in target.uniques]
+    return "".join(
+        f" {'AND' if i else 'WHERE'} NOT EXISTS (SELECT 1 FROM {target.rows} AS t WHERE {one})" for i, one in enumerate(same)
+    )
 
 
-def _empty(connection: Connection, table: TableName) -> None:
-    """Remove the rows; by DELETE where a foreign key forbids TRUNCATE (it does not fire in a replica session)."""
-    if _is_empty(connection, table):
+def _is_empty(connection: Connection, target: TargetTable) -> bool:
+    return connection.execute(f"SELECT 1 FROM {target.rows} LIMIT 1").fetchone() is None
+
+
+def _empty(connection: Connection, target: TargetTable, *, gently: bool) -> None:
+    """Remove the rows; by DELETE where readers are not to wait, or a foreign key forbids TRUNCATE (it does not fire in a replica
+    session)."""
+    if _is_empty(connection, target):
+        return
+    if gently:
+        connection.execute(f"DELETE FROM {target.rows}")
         return
     try:
         with connection.transaction():
-            connection.execute(f"TRUNCATE {quoted(table)}")
+            connection.execute(f"TRUNCATE {target.rows}")
     except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
-        connection.execute(f"DELETE FROM {quoted(table)}")
+        connection.execute(f"DELETE FROM {target.rows}")

@@ -1,8 +1,8 @@
 """Making missing tables on a PostgreSQL target from statements that were prepared on the source: all of them or none.
 
 What exists already (a schema, a type, a sequence) is left as it is. A statement that is not required may fail; it is undone
-alone and told of. The trap: where the role may not act as a replica, foreign keys would fire while tables are copied in any
-order, so they are left out there.
+alone and told of. What comes after the rows is tried while there are none, undone, and recorded. The trap: where the role may not
+act as a replica, foreign keys would fire while changes are applied table by table, so they are left out there.
 
 https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SESSION-REPLICATION-ROLE
 """
@@ -10,12 +10,15 @@ https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SESSION-R
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import psycopg
 
 from streamer.model import Creation, TableName
+from streamer.post_data import PostData, Structure
 from streamer.session import Connection, reason_of
+from streamer.sinks import postgres_post_data
 
 _EXISTS: Final = {
     "schema": "SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s",
@@ -47,13 +50,46 @@ def create(connection: Connection, creations: Sequence[Creation]) -> list[str]:
     lines = []
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
-        with_foreign_keys = _may_be_replica(connection)
         for creation in creations:
-            if creation.kind == "foreign key" and not with_foreign_keys:
-                lines.append(f"left out {creation.what}: the role may not set session_replication_role")
-            elif not exists(connection, creation):
+            if not exists(connection, creation):
                 lines += _execute(connection, creation)
     return lines
+
+
+def create_tables(connection: Connection, sync: str, target: str, structure: Structure) -> list[str]:
+    """Do the same with tables, and record what comes after their rows. Raises as `create`."""
+    with connection.transaction():
+        lines = create(connection, structure.before)
+        after, denied = structure.after, []
+        if not _may_be_replica(connection):
+            denied = [f"{one.what}: the role may not set session_replication_role" for one in after if one.kind == "foreign key"]
+            after = [one for one in after if one.kind != "foreign key"]
+        tried = _tried(connection, after)
+        postgres_post_data.record(connection, sync, target, [c.name for c in structure.before if c.kind == "table"], tried)
+    lines += [f"left out {what}" for what in (*structure.left_out, *denied)]
+    lines += [f"refuses {one.what}: {one.refused}; see: streamer check" for one in tried if one.refused]
+    if waiting := [one for one in tried if not one.refused]:
+        lines.append(f"after the rows: {', '.join(one.what for one in waiting)}")
+    return lines
+
+
+def _tried(connection: Connection, after: Sequence[PostData]) -> list[PostData]:
+    """What the target says of each while the tables are empty: nothing is left of it. Foreign keys would lock tables of others."""
+    told = []
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL search_path = pg_catalog")
+        for one in after:
+            refused = ""
+            if one.kind != "foreign key":
+                try:
+                    with connection.transaction():
+                        connection.execute(one.statement.encode())
+                except psycopg.Error as error:
+                    if connection.broken:
+                        raise
+                    refused = reason_of(error)
+            told.append(replace(one, refused=refused))
+    return told
 
 
 def _execute(connection: Connection, creation: Creation) -> list[str]:

@@ -9,29 +9,34 @@ from streamer.errors import ApplyError
 from streamer.model import Change, Kind, Relation
 from streamer.session import Connection
 from streamer.sinks.conflict import Effect, Key
-from streamer.sinks.net import RowWise, Step, Unfoldable, fold
+from streamer.sinks.net import RowWise, Step, Unfoldable, fleeting, fold
 from streamer.sinks.postgres_apply import Applier, Outcome
 from streamer.sinks.postgres_world import MasterTable
 
 FEW: Final = 200
 """Changes of a transaction up to which they are written one by one, not set by set."""
 
-_BURY: Final = (
-    "INSERT INTO streamer.tombstone AS t (id, schema_name, table_name, key) VALUES (%s::uuid, %s, %s, %s) "
-    "ON CONFLICT (id) DO UPDATE SET deleted = now()"
-)
+_BURY_AGAIN: Final = "UPDATE streamer.tombstone SET deleted = now() WHERE id = %s::uuid"
+_BURY: Final = "INSERT INTO streamer.tombstone (id, schema_name, table_name, key) VALUES (%s::uuid, %s, %s, %s)"
 _KEEP: Final = (
     "INSERT INTO streamer.version (id, xid) SELECT %s::uuid, t.xmin FROM {table} AS t WHERE {key} ON CONFLICT (id) DO NOTHING"
 )
 _OLDEST: Final = "INSERT INTO streamer.version (id, xid) VALUES (%s::uuid, '2') ON CONFLICT (id) DO UPDATE SET xid = '2'"
 """2 is the transaction id of frozen rows, older than all."""
+_UNBURY: Final = "DELETE FROM streamer.tombstone WHERE id = ANY(%s::uuid[])"
 _FORGET: Final = "DELETE FROM streamer.version WHERE id = %s::uuid"
 
 
 def bury(connection: Connection, table: MasterTable, key: Key) -> None:
     """Leave a tombstone for a key that has no row (that of a row is left by its trigger), or with () for the whole table."""
     name = table.writer.relation.table
-    connection.execute(_BURY, [table.id_of(key), name.schema, name.name, table.text_of(key)], prepare=True)
+    if connection.execute(_BURY_AGAIN, [table.id_of(key)], prepare=True).rowcount == 0:
+        connection.execute(_BURY, [table.id_of(key), name.schema, name.name, table.text_of(key)], prepare=True)
+
+
+def unbury(connection: Connection, table: MasterTable, keys: Sequence[Key]) -> None:
+    """Take away the tombstones that these keys have just got."""
+    connection.execute(_UNBURY, [[table.id_of(key) for key in keys]])
 
 
 class Effects:
@@ -57,14 +62,21 @@ class Effects:
         for step in self._steps(changes):
             self._applier.write(step, outcome)
         outcome.settle()
+        for effect in effects:
+            if effect.parks:
+                table = self._table(effect.change[1])
+                unbury(self._connection, table, [table.key_of(effect.change[2] or ())])
         if outcome.missing:
             raise ApplyError(f'{outcome.missing} rows on "{self._applier.node}" changed while they were locked')
         return outcome
 
     def _steps(self, changes: list[Change]) -> Sequence[Step]:
-        if len(changes) > FEW and not self._applier.careful:
+        def key_of(relation: Relation) -> tuple[int, ...]:
+            return self._table(relation).key
+
+        if len(changes) > FEW and not self._applier.careful and not fleeting(changes, key_of):
             try:
-                return fold(changes, lambda relation: self._table(relation).key)
+                return fold(changes, key_of)
             except Unfoldable:
                 pass
         return [RowWise(changes)] if changes else []

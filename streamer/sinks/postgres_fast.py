@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from streamer.model import UNCHANGED, Change, Group, Kind, Relation, Row, Value
 from streamer.ports import Written
+from streamer.sinks.net import fleeting
 from streamer.sinks.postgres_effects import FEW
 from streamer.sinks.postgres_procedure import Answer, Batch, Procedure
 from streamer.sinks.postgres_session import TargetSession
@@ -56,10 +58,14 @@ class FastWriter:
         if not group.complete or len(group.changes) > FEW:
             return False
         plans = [(self._plan(change[1]), change) for change in group.changes]
-        if not all(plan.suits(change) for plan, change in plans):
-            return False
+        for plan, change in plans:
+            if not plan.suits(change):
+                return False
+        leaves = len(plans) > 1 and any([change[2] is not None for change in group.changes])
+        if leaves and fleeting(group.changes, lambda relation: self._plans[relation].key):
+            return False  # its own tombstone would hide the one that is looked for
         # what the origin had seen of a third node must be here first: that is looked after elsewhere
-        return not any(plan.waits(change) for plan, change in plans) or (set(group.origin.seen) <= {self._session.node})
+        return set(group.origin.seen) <= {self._session.node} or not any(plan.waits(change) for plan, change in plans)
 
     def knows(self, group: Group) -> bool:
         """Whether nothing need be asked of the target to say whether it suits."""
@@ -87,7 +93,7 @@ class FastWriter:
         """Add what is in one transaction, commit included."""
         add, number = batch.add, self._procedure.number
         tag, values = self._session.tag(group)
-        add(number(tag), values)
+        add(number(tag, finds=True), values)
         if (note := self._versions.note(group.origin)) is not None:
             add(number(note[0]), note[1])
         mark = self._versions.mark(group.origin)
@@ -138,7 +144,8 @@ class _Plan:
         self._table = table
         self._procedure = procedure
         self._writer = table.writer
-        self._key = table.key
+        #: the columns of the key; none if the table has no key
+        self.key = table.key
         merged = table.rules.merged
         self._latest = table.rules.policy == "latest"
         #: whether a tombstone that is older than an insert does not matter: not where columns are merged, there deletes win
@@ -154,18 +161,18 @@ class _Plan:
     def suits(self, change: Change) -> bool:
         """Whether the change can be sent as a statement."""
         kind, _, old, new = change
-        if self._own_casts or kind is Kind.TRUNCATE or (not self._key and kind is not Kind.INSERT):
+        if self._own_casts or kind is Kind.TRUNCATE or (not self.key and kind is not Kind.INSERT):
             return False
         if not self._merged or kind is not Kind.UPDATE:
             return True
-        if old is None or new is None or any(old[i] != new[i] for i in self._key):
+        if old is None or new is None or any(old[i] != new[i] for i in self.key):
             return False  # what the row here has merged must not move along
         return all(_are_known(old[i], new[i]) for i in self._merged)
 
     def waits(self, change: Change) -> bool:
         """Whether the change must come after all that its origin had seen: where time does not decide, or columns are merged into a
         new row."""
-        return bool(self._key) and (not self._latest or (bool(self._merged) and change[0] is Kind.INSERT))
+        return bool(self.key) and (not self._latest or (bool(self._merged) and change[0] is Kind.INSERT))
 
     def insert(self, new: Row) -> tuple[int, Values]:
         """INSERT; what is there already makes it fail."""
@@ -182,15 +189,21 @@ class _Plan:
 
     @cached_property
     def _delete(self) -> int:
-        return self._procedure.number(self._writer.delete_where(self._writer.by_key(self._key) + self._guard), finds=True)
+        return self._procedure.number(self._writer.delete_where(self._writer.by_key(self.key) + self._guard), finds=True)
 
     def update(self, old: Row | None, new: Row, mark: str) -> tuple[int, Values] | None:
         """UPDATE, if the row is there and needs no judgement; None if nothing is to be set."""
         before = new if old is None else old
         if self._merged and old is not None and all(old[i] == new[i] for i in self._ordinary):
             return self._merge(old, new)
-        moved = old is not None and any(old[i] != new[i] for i in self._key)
-        present = tuple(i for i, v in enumerate(new) if v is not UNCHANGED) if UNCHANGED in new else self._all
+        moved = old is not None and any(old[i] != new[i] for i in self.key)
+        if moved:
+            self._writer.require_assignable(before, new)
+        whole = UNCHANGED not in new
+        if whole and not moved and not self._merged:
+            number, pick = self._whole
+            return (number, [*pick(new), mark]) if number else None
+        present = self._all if whole else tuple(i for i, v in enumerate(new) if v is not UNCHANGED)
         assigned, number = self._updates.get((present, moved)) or self._make_update(present, moved)
         if not assigned:
             return None
@@ -199,9 +212,15 @@ class _Plan:
             values += self._setting(i, old, new)
         return number, [*values, *self._keys(before), *self._guards(before, mark)]
 
+    @cached_property
+    def _whole(self) -> tuple[int, Callable[[Row], tuple[str | None, ...]]]:
+        """The update of a whole row whose key stays, where no columns are merged, and what picks its values but for the mark."""
+        assigned, number = self._make_update(self._all, moved=False)
+        return number, itemgetter(*assigned, *self.key)
+
     def _make_update(self, present: tuple[int, ...], moved: bool) -> tuple[tuple[int, ...], int]:
-        assigned = self._writer.assigned(present, () if moved else self._key)
-        condition = self._writer.by_key(self._key) + self._guard
+        assigned = self._writer.assigned(present, () if moved else self.key)
+        condition = self._writer.by_key(self.key) + self._guard
         statement = self._writer.update_setting([self._assignment(i) for i in assigned], condition)
         number = self._procedure.number(statement, finds=True) if assigned else 0
         made = self._updates[present, moved] = assigned, number
@@ -215,7 +234,7 @@ class _Plan:
         values: Values = []
         for i in changed:
             values += self._setting(i, old, new)
-        key = self._writer.by_key(self._key)
+        key = self._writer.by_key(self.key)
         statement = self._writer.update_setting([self._assignment(i) for i in changed], key)
         keys = self._keys(new)
         id_ = self._table.id_of(self._table.key_of(new))
@@ -255,9 +274,9 @@ class _Plan:
     def appearing(self, change: Change) -> list[str]:
         """The id of a key whose tombstone must be looked at, and that of the whole table: of a key that the change makes."""
         kind, _, old, new = change
-        if not self._key or new is None:
+        if not self.key or new is None:
             return []
         # where columns are merged, a change may be of a row that was deleted before the one that is here was inserted
-        if kind is Kind.UPDATE and not self._merged and (old is None or all(old[i] == new[i] for i in self._key)):
+        if kind is Kind.UPDATE and not self._merged and (old is None or all(old[i] == new[i] for i in self.key)):
             return []
         return [self._table.id_of(self._table.key_of(new)), self._table.id_of(())]

@@ -1,33 +1,41 @@
 """Writing groups of transactions to a PostgreSQL target: the net effect of each, in one target transaction.
 
-What the target refuses is done again change by change, so that the error names the row.
+What the target refuses is done again change by change, so that the error names the row; or, where it has a quarantine, written but
+for what must be held back (`postgres_care`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import psycopg
+from psycopg import pq
 
-from streamer.model import Group, Relation
+from streamer.errors import ApplyError
+from streamer.model import Group
 from streamer.ports import Written
+from streamer.session import reason_of
 from streamer.sinks.in_order import write_in_order
-from streamer.sinks.net import SetWise, Step, Unfoldable, fold
-from streamer.sinks.postgres_apply import FEW_ROWS, REFUSED, Applier
+from streamer.sinks.net import Step, Unfoldable, fold
+from streamer.sinks.postgres_apply import Applier, is_refusal
+from streamer.sinks.postgres_care import CarefulWriter
 from streamer.sinks.postgres_session import TargetSession
-from streamer.sinks.postgres_table import TableWriter, read_target
+from streamer.sinks.postgres_table import TableWriters
+from streamer.sinks.quarantine import Quarantine
 
 
 class GroupWriter:
     """Writes groups on a session."""
 
-    def __init__(self, session: TargetSession) -> None:
+    def __init__(self, session: TargetSession, quarantine: Quarantine) -> None:
         self._session = session
         self._connection = session.connection
-        self._writers: dict[Relation, TableWriter] = {}
-        self._applier = Applier(session.connection, session.node, self._writer)
+        self._quarantine = quarantine
+        self._tables = TableWriters(session.connection, session.node)
+        self._applier = Applier(session.connection, session.node, self._tables.of)
+        self._careful = CarefulWriter(session, self._applier, self._tables, quarantine)
         self._in_transaction = False
 
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
@@ -39,17 +47,22 @@ class GroupWriter:
             fresh = not self._in_transaction
             if fresh:
                 self._session.follow_origin(group.origin.node)
-            with suppress(Unfoldable):
-                steps = fold(group.changes, lambda relation: self._writer(relation).key)
-                try:
-                    return self._write_steps(group, fresh, steps)
-                except REFUSED:
-                    self._undo(fresh)
-            return self._write_one_by_one(group, fresh)
+            if not self._quarantine.holding:
+                with suppress(Unfoldable):
+                    steps = fold(group.changes, self._tables.key_of)
+                    try:
+                        return self._write_steps(group, fresh, steps)
+                    except psycopg.Error as error:
+                        if not is_refusal(error):
+                            raise
+                        self._undo(fresh, error)
+                if not self._quarantine.takes(group):
+                    return self._write_one_by_one(group, fresh)
+            return self._write_with_care(group, fresh)
 
     def _write_steps(self, group: Group, fresh: bool, steps: Sequence[Step]) -> Written:
-        """Write the net effect; a small group travels in one round trip, commit included."""
-        with self._connection.pipeline() if all(map(_is_small, steps)) else nullcontext():
+        """Write the net effect; a small group travels in one round trip, commit included, and a large one in few."""
+        with self._applier.pipelined():
             self._enter(group, fresh)
             outcome = self._applier.apply(steps)
             commit = self._leave(group, fresh)
@@ -63,12 +76,18 @@ class GroupWriter:
         self._committed(group, self._leave(group, fresh))
         return outcome.written()
 
+    def _write_with_care(self, group: Group, fresh: bool) -> Written:
+        """Write what is not held back, and store what is."""
+        self._enter(group, fresh)
+        written = self._careful.write(group, whole=fresh and group.complete)
+        self._committed(group, self._leave(group, fresh))
+        return written
+
     def _enter(self, group: Group, fresh: bool) -> None:
         """Begin the transaction, or mark where this group of an open one begins, and write its tag."""
         self._connection.execute("BEGIN" if fresh else "SAVEPOINT streamer_group")
         self._in_transaction = True
-        statement, values = self._session.tag(group)
-        self._connection.execute(statement.encode(), values, prepare=True)
+        self._session.write_tag(group)
 
     def _leave(self, group: Group, fresh: bool) -> psycopg.Cursor[Any] | None:
         """Commit if the group is complete; the cursor will tell how far the target's WAL must be flushed for it."""
@@ -87,18 +106,13 @@ class GroupWriter:
         (inserted,) = commit.fetchone() or (None,)
         self._session.committed(group.position, inserted)
 
-    def _undo(self, fresh: bool) -> None:
-        self._session.undo("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
+    def _undo(self, fresh: bool, error: psycopg.Error) -> None:
+        if not fresh and self._connection.info.transaction_status == pq.TransactionStatus.IDLE:
+            where = f'edge {self._session.edge}: node "{self._session.node}"'
+            raise ApplyError(
+                f"{where} refuses the commit of a large transaction: {reason_of(error)}",
+                "cure the rows or the rule on the target; streamer tries again by itself",
+            ) from error
+        self._session.undo_pipeline("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
         self._in_transaction = not fresh
         self._applier.forget_stages()
-
-    def _writer(self, relation: Relation) -> TableWriter:
-        writer = self._writers.get(relation)
-        if writer is None:
-            writer = TableWriter(relation, read_target(self._connection, self._session.node, relation.table), self._session.node)
-            self._writers[relation] = writer
-        return writer
-
-
-def _is_small(step: Step) -> bool:
-    return isinstance(step, SetWise) and max(len(step.deletes), len(step.updates), len(step.inserts)) <= FEW_ROWS

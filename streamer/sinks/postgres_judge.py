@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,15 +20,16 @@ import psycopg
 from streamer.errors import ApplyError
 from streamer.model import Change, Group, Kind, Origin, Relation
 from streamer.ports import Written
-from streamer.session import Connection, reason_of
-from streamer.sinks.conflict import Handler, Key, Premature, Removal, Resolution, Resolver, Table, Unresolved
+from streamer.session import Connection, reason_of, version
+from streamer.sinks.conflict import Handler, Key, Premature, Removal, Resolution, Resolver, Table, Unresolved, Version
 from streamer.sinks.conflict_log import ConflictLog
 from streamer.sinks.net import RowWise
 from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
 from streamer.sinks.postgres_bulk import BulkWriter
 from streamer.sinks.postgres_collisions import Collisions
-from streamer.sinks.postgres_effects import FEW, Effects, bury
+from streamer.sinks.postgres_effects import FEW, Effects, bury, unbury
 from streamer.sinks.postgres_session import TargetSession
+from streamer.sinks.postgres_triggers import LOCK_TIMEOUT
 from streamer.sinks.postgres_truncate import truncate
 from streamer.sinks.postgres_world import MasterTable, World
 from streamer.versions import Versions
@@ -49,6 +50,10 @@ class _Again(Exception):
     """What the transaction was judged by is no longer so."""
 
 
+class _OursAlone(Exception):
+    """A row that must be removed is not there for anybody but the open transaction, an earlier part of which may have made it."""
+
+
 class _Collided(Exception):
     """A unique key has two holders; the loser must be removed first."""
 
@@ -67,6 +72,8 @@ class _Case:
     removed: set[tuple[Relation, Key]] = field(default_factory=set)
     #: tables that must be locked
     locked: set[Relation] = field(default_factory=set)
+    #: rows that are out of the way until their own last change comes
+    parked: list[tuple[Relation, Key]] = field(default_factory=list)
     #: the target has refused something: find out what
     careful: bool = False
 
@@ -116,6 +123,9 @@ class Judge:
             except (_Again, psycopg.errors.IntegrityError, *BUSY) as error:
                 refused = error if isinstance(error, psycopg.Error) else refused
                 self._undo(case)
+                if isinstance(error, psycopg.errors.IntegrityError) and len(group.changes) > FEW and not case.careful:
+                    case.careful = True  # values that follow one another in a row collide when they are written set by set
+                    continue
                 attempts += 1
                 if isinstance(error, psycopg.errors.UniqueViolation):
                     self._settle(error, case)
@@ -152,7 +162,7 @@ class Judge:
             outcome = Outcome()
             for part in _parts(group.changes):
                 if isinstance(part, _Truncates):
-                    truncate(self._connection, self._versions, [self._table(r) for r in part], group.origin)
+                    truncate(self._connection, self._world, self._versions, [self._table(r) for r in part], group.origin)
                     outcome.truncated += len(part)
                 else:
                     done, found = self._judge(part, group.origin, case)
@@ -183,10 +193,14 @@ class Judge:
         return outcome, [conflict.kind.value for conflict in resolution.conflicts]
 
     def _lock_what_is_absent(self, resolution: Resolution, present: Mapping[Relation, set[Key]], case: _Case) -> None:
-        """Judge again with the table locked where a deleted key has no row: another edge may be inserting it just now, and neither
-        would see the other."""
-        deletes = [effect.change for effect in resolution.effects if effect.change[0] is Kind.DELETE]
-        burials = {r for _, r, old, _ in deletes if old is not None and self._table(r).key_of(old) not in present[r]}
+        """Judge again with the table locked where a key that is left has no row yet: another edge may be inserting or deleting it
+        just now, and neither would see the other."""
+        burials = set()
+        for effect in resolution.effects:
+            _, relation, old, new = effect.change
+            key_of = self._table(relation).key_of
+            if old is not None and key_of(old) not in present[relation] and (new is None or key_of(new) != key_of(old)):
+                burials.add(relation)
         if not burials <= case.locked:
             case.locked |= burials
             raise _Again
@@ -216,16 +230,22 @@ class Judge:
     def _settle(self, refusal: psycopg.errors.UniqueViolation, case: _Case) -> None:
         """Remove the loser of a collision that only the server sees."""
         group = case.group
-        refused = refusal.diag.schema_name, refusal.diag.table_name
         for relation in {change[1] for change in group.changes}:
-            if (relation.table.schema, relation.table.name) == refused and self._table(relation).key:
-                changes = [change for change in group.changes if change[1] is relation and change[0] is not Kind.TRUNCATE]
-                gone = {key for other, key in case.removed if other is relation}
-                resolution = self._collisions.settle(refusal, self._table(relation), changes, group.origin, gone)
-                if resolution is not None:
+            table = self._table(relation)
+            if table.key and self._collisions.is_of(refusal, relation.table):
+                removed = {key for other, key in case.removed if other is relation}
+                gone = removed | {key for other, key in case.parked if other is relation}
+                ours = [change for change in group.changes if change[1] is relation and change[0] is not Kind.TRUNCATE]
+                changes = [c for c in ours if c[3] is None or table.key_of(c[3]) not in removed]
+                resolution = self._collisions.settle(refusal, table, changes, group.origin, gone)
+                if resolution is not None and resolution.parked:
+                    case.parked += resolution.parked
+                elif resolution is not None:
                     self._remove(resolution, group.origin, case)
 
-    def _check_tombstones(self, resolution: Resolution, buried: Mapping[Relation, Mapping[Key, object]], origin: Origin) -> None:
+    def _check_tombstones(
+        self, resolution: Resolution, buried: Mapping[Relation, Mapping[Key, Version | None]], origin: Origin
+    ) -> None:
         """Make sure that no key which was inserted has been deleted since it was looked up: an absent row cannot be locked."""
         inserted: dict[Relation, list[Key]] = {}
         for effect in resolution.effects:
@@ -234,23 +254,54 @@ class Judge:
                 inserted.setdefault(relation, []).append(key)
         for relation, keys in inserted.items():
             for key, found in self._world.tombstones(self._table(relation), keys).items():
-                if found != buried[relation].get(key) and found.node != origin.node and found.time is not None:
+                known = buried[relation].get(key)  # of what this transaction itself has deleted only an older truncate is found
+                if (known is None or known.precedes(found)) and found.node != origin.node and found.time is not None:
                     raise _Again
 
     def _remove(self, resolution: Resolution, origin: Origin, case: _Case) -> None:
         """Delete the losers of unique keys as local writes, which every node hears of; the conflicts belong to that."""
-        with closing(self._session.connect()) as connection, connection.transaction():
-            connection.execute("SET LOCAL lock_timeout = '5s'")
-            for removal in resolution.removals:
-                self._remove_key(connection, removal)
-            self._log.record(connection, resolution.conflicts, origin)
+        absent = {self._table(removal.relation).writer.name for removal in resolution.removals if not removal.stored}
+        locks = case.fresh  # else our own transaction is open, and in the way
+        waits = version(self._connection) >= LOCK_TIMEOUT
+        limit, passed = ("lock_timeout", BUSY) if waits else ("statement_timeout", (*BUSY, psycopg.errors.QueryCanceled))
+        try:
+            with closing(self._session.connect()) as connection, connection.transaction():
+                connection.execute(f"SET LOCAL {limit} = '{5 if case.fresh else 1}s'".encode())
+                _lock(connection, absent if locks else ())
+                for removal in resolution.removals:
+                    self._remove_key(connection, removal, locks=locks)
+                self._log.record(connection, resolution.conflicts, origin)
+        except (_OursAlone, *passed):
+            if not case.fresh:
+                self._begin_anew(resolution, origin, case)
+            return  # the transaction is judged again, and collides again
         case.removed |= {(removal.relation, removal.key) for removal in resolution.removals}
 
-    def _remove_key(self, connection: Connection, removal: Removal) -> None:
+    def _begin_anew(self, resolution: Resolution, origin: Origin, case: _Case) -> None:
+        """Undo the whole transaction, of which earlier parts have written what must be removed. Raises ApplyError: it must come
+        again from its beginning."""
+        self._session.undo("ROLLBACK")
+        self.in_transaction = False
+        self._remove(resolution, origin, replace(case, fresh=True))
+        keys = ", ".join(f"{removal.relation} ({', '.join(removal.key)})" for removal in resolution.removals)
+        raise ApplyError(
+            f'the transaction of "{origin.node}" at {case.group.position} is undone on "{self._session.node}": what it had written '
+            f"there has lost a unique value: {keys}",
+            "streamer applies it again by itself, from its beginning",
+        )
+
+    def _remove_key(self, connection: Connection, removal: Removal, *, locks: bool) -> None:
+        """Delete a key, even if it had no row when it was judged: another edge may have brought one meanwhile, or be about to, for
+        which a lock waits."""
         table = self._table(removal.relation)
-        if removal.stored:
-            statement = table.writer.delete_where(table.writer.by_key(table.key))
-            if connection.execute(statement.encode(), removal.key).rowcount:
+        statement = table.writer.delete_where(table.writer.by_key(table.key)).encode()
+        if connection.execute(statement, removal.key).rowcount:
+            return
+        if removal.stored and not locks:
+            raise _OursAlone
+        if removal.stored:  # somebody else has deleted it
+            _lock(connection, [table.writer.name])
+            if connection.execute(statement, removal.key).rowcount:
                 return
         names = [removal.relation.names[i] for i in table.key]
         key = orjson.dumps(dict(zip(names, removal.key, strict=True))).decode()
@@ -264,11 +315,16 @@ class Judge:
         self._applier.careful = case.careful
         self._connection.execute("BEGIN" if case.fresh else "SAVEPOINT streamer_group")
         self.in_transaction = True
-        note = self._versions.note(case.group.origin) if case.fresh else None
-        for statement, values in filter(None, (self._session.tag(case.group), note)):
-            self._connection.execute(statement.encode(), values, prepare=True)
-        for place in sorted(self._table(relation).writer.name for relation in case.locked):
-            self._connection.execute(f"LOCK TABLE {place} IN SHARE ROW EXCLUSIVE MODE".encode())
+        origin, edge = case.group.origin, self._session.where
+        note = self._versions.note(origin) if case.fresh else self._versions.note_nested(origin, edge)
+        self._session.write_tag(case.group)
+        if note is not None:
+            self._connection.execute(note[0].encode(), note[1], prepare=True)
+        _lock(self._connection, {self._table(relation).writer.name for relation in case.locked})
+        for relation, key in case.parked:
+            table = self._table(relation)
+            self._connection.execute(table.writer.delete_where(table.writer.by_key(table.key)).encode(), key)
+            unbury(self._connection, table, [key])
 
     def _leave(self, case: _Case) -> None:
         if not case.group.complete:
@@ -285,6 +341,12 @@ class Judge:
         self._session.undo("ROLLBACK" if case.fresh else "ROLLBACK TO SAVEPOINT streamer_group")
         self.in_transaction = not case.fresh
         self._applier.forget_stages()
+
+
+def _lock(connection: Connection, places: Collection[str]) -> None:
+    """Keep others from writing these tables, so that no row comes to a key that has none."""
+    for place in sorted(places):
+        connection.execute(f"LOCK TABLE {place} IN SHARE ROW EXCLUSIVE MODE".encode())
 
 
 class _Truncates(list[Relation]):

@@ -34,7 +34,8 @@ COMMIT: Final = 0
 
 _PLACEHOLDER: Final = re.compile(r"%[s%]")
 _INT4, _INT4_ARRAY, _TEXT, _TEXT_ARRAY = 23, 1007, 25, 1009
-_LENGTH: Final = struct.Struct(">i")
+_pack: Final = struct.Struct(">i").pack
+_NULL: Final = _pack(-1)
 _HEADER: Final = struct.Struct(">iiiii")
 
 _CALL: Final = b"CALL pg_temp.streamer_apply($1, $2, 0, NULL, NULL)"
@@ -79,15 +80,17 @@ class Answer(NamedTuple):
 
 
 class Batch:
-    """Transactions that are being gathered."""
+    """Transactions that are being gathered, as the server receives arrays: each element after its length."""
 
     def __init__(self) -> None:
         #: what each of them will have done
         self.written: list[Written] = []
         self._steps: list[int] = []
+        #: of the transaction that is being added
         self._values: list[str | None] = []
-        self._measured = 0
-        #: of the values, in characters
+        self._packed: list[bytes] = []
+        self._count = 0
+        #: of the values, in bytes
         self.size = 0
 
     def add(self, number: int, values: Sequence[str | None]) -> None:
@@ -99,20 +102,20 @@ class Batch:
         """End a transaction, which will have done so much."""
         self.written.append(written)
         self._steps.append(COMMIT)
-        self.size += sum(map(len, filter(None, self._values[self._measured :])))
-        self._measured = len(self._values)
+        # at once, not when the batch is sent: the server has something else to do meanwhile
+        packed = b"".join([_NULL if v is None else _pack(len(text := v.encode())) + text for v in self._values])
+        self._packed.append(packed)
+        self._count += len(self._values)
+        self.size += len(packed)
+        self._values = []
 
     def arrays(self) -> tuple[bytes, bytes]:
-        """The statements and the values as the server receives arrays: a header, and each element after its length."""
+        """The statements and the values of whole transactions."""
         steps = [4] * (2 * len(self._steps))
         steps[1::2] = self._steps
-        values = [b""] * (2 * len(self._values))
-        values[1::2] = texts = [b"" if value is None else value.encode() for value in self._values]
-        lengths = [-1 if value is None else len(text) for value, text in zip(self._values, texts, strict=True)]
-        values[::2] = map(_LENGTH.pack, lengths)
         return (
             _HEADER.pack(1, 0, _INT4, len(self._steps), 1) + struct.pack(f">{len(steps)}i", *steps),
-            _HEADER.pack(1, 1, _TEXT, len(self._values), 1) + b"".join(values),
+            b"".join([_HEADER.pack(1, 1, _TEXT, self._count, 1), *self._packed]),
         )
 
 
@@ -167,7 +170,8 @@ class Procedure:
     def _wait(self, events: int) -> int:
         poll = select.poll()
         poll.register(self._pg.socket, events)
-        return poll.poll()[0][1]
+        with self._connection.waiting.noted():
+            return poll.poll()[0][1]
 
     def _make(self) -> None:
         """Write the procedure."""

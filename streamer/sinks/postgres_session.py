@@ -20,25 +20,31 @@ from weakref import WeakSet
 
 import psycopg
 import structlog
-from psycopg import pq
+from psycopg import pq, sql
 
-from streamer.errors import ConnectError, SchemaError, TargetError
+from streamer.copied_ranges import by_table, copied_range
+from streamer.errors import SchemaError, SlotError, TakenError, TargetError, start_over
 from streamer.model import LSN, NOTHING_SEEN, EdgeName, Group, Seen, SlotIdentity, TableName
 from streamer.ports import Progress
-from streamer.session import Connection, connect, connect_error, is_denied, reason_of, reported, version
+from streamer.session import Connection, connect, connect_error, is_denied, reason_of, remedy, reported, version
 from streamer.sinks.postgres_apply import REFUSED
 from streamer.sinks.postgres_table import quote
+from streamer.spare_connections import SpareConnections
 from streamer.versions import SOURCE_SEEN, origin_name, read_seen, seen_text
 
 _LOCK_CLASS: Final = zlib.crc32(b"streamer") - (1 << 31)
 EDGE: Final = "sync = %s AND source = %s AND target = %s"
 _TAG: Final = (
     "UPDATE streamer.progress SET origin = %s, origin_position = %s, origin_time = %s::timestamptz, position = %s, seen = %s, "
-    f"source_seen = %s, updated = now() WHERE {EDGE}"
+    "source_seen = %s, updated = now() WHERE {edge}"
 )
-_MOVE: Final = f"UPDATE streamer.progress SET position = %s, source_seen = %s, updated = now() WHERE {EDGE}"
+_MOVE: Final = "UPDATE streamer.progress SET position = %s, source_seen = %s, updated = now() WHERE {edge}"
 # the function fills the place of a statement of its own; it returns an empty value, not NULL
 _TAG_WITH_ORIGIN: Final = f"{_TAG} AND pg_replication_origin_xact_setup(%s::pg_lsn, %s::timestamptz) IS NOT NULL"
+_GONE: Final = "streamer.progress_is_gone"
+"""A setting that nobody has: asking for it undoes a transaction that moved no progress, in whatever pipeline it is."""
+_TAGGED: Final = f"WITH tag AS ({{}} RETURNING 1) SELECT CASE count(*) WHEN 0 THEN current_setting('{_GONE}') END FROM tag"
+WRITING_CTES: Final = 90100
 ORIGIN_REMEDY: Final = (
     "GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text), pg_replication_origin_create(text), "
     "pg_replication_origin_drop(text), pg_replication_origin_session_setup(text), pg_replication_origin_session_reset(), "
@@ -50,8 +56,8 @@ FLUSH_POSITION: Final = 90600  # pg_current_xlog_flush_location(): version 9.6
 CANCEL_SECONDS: Final = 1.0
 """How long a server may take to accept that a session's work be broken off."""
 WAL_BLOCK: Final = 8192
-PAGE_HEADERS: Final = (24, 40)
-"""Bytes that begin a page of WAL, and the first page of a segment. https://www.postgresql.org/docs/current/wal-internals.html"""
+PAGE_HEADER: Final = 24
+"""Bytes that begin a page of WAL, but for the first page of a segment. https://www.postgresql.org/docs/current/wal-internals.html"""
 
 
 class TargetSession:
@@ -61,6 +67,9 @@ class TargetSession:
         self.edge = edge
         self.node = edge.target
         self.where = [edge.sync, edge.source, edge.target]
+        # with every transaction it would be three values more to send
+        named = EDGE.replace("%s", "{}").format(*(sql.Literal(name).as_string().replace("%", "%%") for name in self.where))
+        self._tag, self._tag_with_origin, self._move = (text.format(edge=named) for text in (_TAG, _TAG_WITH_ORIGIN, _MOVE))
         self.connection: Connection
         self.log = structlog.get_logger().bind(sync=edge.sync, source=edge.source, target=edge.target)
         #: the replication origin of the session, by its name
@@ -68,19 +77,26 @@ class TargetSession:
         #: the expression for where the target's WAL is written up to, as text
         self.insert_position: str
         self._url = url
+        #: more of the same settings, for what is done beside the edge's own work
+        self.others = SpareConnections(self.connect)
         self._resources = ExitStack()
         self._sessions: WeakSet[Connection] = WeakSet()
         self._warned = False
+        #: whether `cancel` was called: what a server breaks off without that is the wish of somebody else
+        self.cancelled = False
         self._durable = LSN(0)
         #: (position, how far the target's WAL must be flushed for it)
         self._pending: deque[tuple[LSN, LSN]] = deque()
         #: what was written last, and its text: consecutive transactions mostly share it
         self._seen: tuple[Seen, str] = (NOTHING_SEEN, "{}")
+        #: pipelines that were refused
+        self._undone = 0
 
     # -- opening and closing -----------------------------------------------------------------------------------------------------
 
     def open(self) -> Progress | None:
         """Connect, take the edge's lock, and return what the target holds of the edge."""
+        self._resources.enter_context(closing(self.others))
         self.connection = self._resources.enter_context(closing(self.connect()))
         self.insert_position, self._flush_position = _positions(version(self.connection))
         self._may_have_origin = version(self.connection) >= ORIGINS
@@ -101,7 +117,6 @@ class TargetSession:
             connection.execute("SET enable_mergejoin = off")
             if version(connection) >= FLUSH_POSITION:
                 connection.execute("SET synchronous_commit = off")
-                connection.execute("SET idle_in_transaction_session_timeout = 0")
             self._act_as_replica(connection)
         self._sessions.add(connection)
         return connection
@@ -123,9 +138,9 @@ class TargetSession:
         key = zlib.crc32(str(self.edge).encode()) - (1 << 31)
         row = self.connection.execute("SELECT pg_try_advisory_lock(%s::int, %s::int)", [_LOCK_CLASS, key]).fetchone()
         if row and not row[0]:
-            raise ConnectError(
+            raise TakenError(
                 f'edge {self.edge} is written by another session on "{self.node}"',
-                "end the other daemon; streamer takes over by itself",
+                "streamer takes over when the other daemon ends",
             )
 
     def _read_progress(self) -> Progress | None:
@@ -136,8 +151,11 @@ class TargetSession:
             copied = self.connection.execute(
                 f"SELECT schema_name, table_name, position FROM streamer.copy WHERE {EDGE}", self.where
             ).fetchall()
+            ranges = self.connection.execute(
+                f"SELECT schema_name, table_name, bounds, position, rows FROM streamer.copied_part WHERE {EDGE}", self.where
+            ).fetchall()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            raise SchemaError(f'node "{self.node}" has no schema streamer', "run: streamer setup") from None
+            raise SchemaError(f'node "{self.node}" has no schema streamer, or an older one', "run: streamer setup") from None
         except psycopg.errors.UndefinedColumn:
             raise SchemaError(f'schema streamer on "{self.node}" is of an older version', "run: streamer setup") from None
         if row is None:
@@ -147,6 +165,7 @@ class TargetSession:
             LSN.parse(row[3]),
             {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
             read_seen(row[4]),
+            by_table((TableName(schema, name), copied_range(*of)) for schema, name, *of in ranges),
         )
 
     @contextmanager
@@ -155,15 +174,25 @@ class TargetSession:
         try:
             yield
         except REFUSED as error:
+            if _GONE in str(error):
+                raise self._progress_is_gone() from None
             hint = (
                 "grant it to the role of the url" if is_denied(error) else "cure it on the target; streamer tries again by itself"
             )
+            hint = remedy(self.node, error, hint)
             raise TargetError(f'edge {self.edge}: node "{self.node}" refuses: {reason_of(error)}', hint) from error
         except psycopg.Error as error:
             raise connect_error(self.node, error) from error
 
+    def _progress_is_gone(self) -> SlotError:
+        return SlotError(
+            f'edge {self.edge}: its row in streamer.progress on "{self.node}" is gone: what is there is not known any more',
+            f"don't touch schema streamer; {start_over(self.edge.sync)}",
+        )
+
     def cancel(self) -> None:
         """Have the server break off what our sessions are doing; it would wait for a lock even after we are gone."""
+        self.cancelled = True
         for connection in list(self._sessions):
             with suppress(psycopg.Error):
                 connection.cancel_safe(timeout=CANCEL_SECONDS)
@@ -206,14 +235,20 @@ class TargetSession:
 
         Where nothing but the position moves, the row says again what the last transaction was.
         """
-        origin, edge = group.origin, self.where
+        origin = group.origin
         if group.idle:
-            return _MOVE, [str(group.position), self._text(group.seen), *edge]
+            return self._move, [str(group.position), self._text(group.seen)]
         position, time = str(origin.position), origin.commit_time.isoformat()
         # what the source itself made was made with knowledge of just that
         source_seen = "" if origin.node == self.edge.source else seen_text(group.seen)
-        values: list[str | None] = [origin.node, position, time, str(group.position), self._text(origin.seen), source_seen, *edge]
-        return (_TAG, values) if self.origin is None else (_TAG_WITH_ORIGIN, [*values, position, time])
+        values: list[str | None] = [origin.node, position, time, str(group.position), self._text(origin.seen), source_seen]
+        return (self._tag, values) if self.origin is None else (self._tag_with_origin, [*values, position, time])
+
+    def write_tag(self, group: Group) -> None:
+        """Write the tag, and undo the transaction if there is no progress row that could move."""
+        statement, values = self.tag(group)
+        checked = _TAGGED.format(statement) if version(self.connection) >= WRITING_CTES else statement
+        self.connection.execute(checked.encode(), values, prepare=True)
 
     def _text(self, seen: Seen) -> str:
         if seen is not self._seen[0]:
@@ -225,9 +260,18 @@ class TargetSession:
 
         After its own psycopg would deallocate all prepared statements, though they are not part of the transaction.
         """
-        result = self.connection.pgconn.exec_(statement.encode())
+        result = self.connection.ask(statement)
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise psycopg.OperationalError(result.error_message.decode("utf-8", "replace"))
+
+    def undo_pipeline(self, statement: str) -> None:
+        """Execute a ROLLBACK of a pipeline that was refused, and have psycopg prepare all statements anew: those behind the error
+        never were, though it takes them for prepared. Raises psycopg.Error.
+
+        The trap: it looks for a rollback only in statements that it has not met yet; so each of ours is another one.
+        """
+        self._undone += 1
+        self.connection.execute(f"{statement} -- {self._undone}".encode())
 
     # -- durability --------------------------------------------------------------------------------------------------------------
 
@@ -236,7 +280,7 @@ class TargetSession:
         if inserted is None:
             self._durable = position  # an old server, where we commit synchronously
         else:
-            self._pending.append((position, _end_of_record(LSN.parse(inserted))))
+            self._pending.append((position, end_of_record(LSN.parse(inserted))))
 
     def begun(self, position: LSN) -> None:
         """The edge begins at `position`, durably."""
@@ -262,6 +306,10 @@ def _positions(number: int) -> tuple[str, str]:
     return "NULL::text", "NULL::text"
 
 
-def _end_of_record(inserted: LSN) -> LSN:
-    """Where the last record ends. Where a page is full the server tells the place for the next one, past that page's header."""
-    return LSN(inserted - offset) if (offset := inserted % WAL_BLOCK) in PAGE_HEADERS else inserted
+def end_of_record(inserted: LSN) -> LSN:
+    """Where the last record ends. Where a page is full the server tells the place for the next one, past that page's header.
+
+    The trap: the first page of a segment has a header of 40 bytes, and 40 bytes into any other page a record may end that began on
+    the page before. So there the place is taken as it is told: it is flushed a little later, never too early.
+    """
+    return LSN(inserted - PAGE_HEADER) if inserted % WAL_BLOCK == PAGE_HEADER else inserted

@@ -18,34 +18,22 @@ from streamer.errors import SchemaError
 from streamer.model import UNCHANGED, Identity, Relation, Row, TableName, Value
 from streamer.session import Connection, version
 
-_TEXT_ONLY: Final = {
-    "json",
-    "xml",
-    "point",
-    "box",
-    "polygon",
-    "path",
-    "line",
-    "lseg",
-    "circle",
-    "txid_snapshot",
-    "pg_snapshot",
-}
-"""Types that have no equality of their own, or one that means something else; they are compared as text."""
-
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
     """A column of the target's table."""
 
     name: str
-    type_name: str
     #: the type without modifiers, of a domain the one below it: what a value is cast to without being cut
     base_type: str
     generated: bool
     always_identity: bool
     #: whether somebody has made a cast from text to the type: then it may differ from how the type reads its values
     own_cast: bool
+    #: whether values of the type can be compared by `=`, and are alike if they are equal
+    has_equality: bool
+    #: whether the type is a domain over an enum
+    enum_domain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +46,13 @@ class TargetTable:
     columns: dict[str, TargetColumn]
     keys: tuple[tuple[str, ...], ...]
     uniques: tuple[tuple[str, ...], ...]
+    partitioned: bool = False
+
+    @property
+    def rows(self) -> str:
+        """The table in SQL, for statements that look at rows: with its partitions, but without tables that inherit from it, which
+        are tables of their own."""
+        return f"{'' if self.partitioned else 'ONLY '}{quoted(self.table)}"
 
 
 def read_target(connection: Connection, node: str, table: TableName) -> TargetTable:
@@ -70,10 +65,16 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
     rows = connection.execute(columns, {"schema": table.schema, "name": table.name}).fetchall()
     if not rows:
         raise SchemaError(f'table "{table}" does not exist on "{node}"', "create it there, or run: streamer setup")
-    query = _UNIQUES.format(count="indnkeyatts" if number >= 110000 else "indnatts")
+    query = _UNIQUES.format(
+        count="indnkeyatts" if number >= 110000 else "indnatts",
+        immediate="i.indimmediate" if number >= 90000 else "true",
+        identity="i.indisreplident" if number >= 90400 else "false",
+    )
     uniques = connection.execute(query, [table.schema, table.name]).fetchall()
     keys = tuple(tuple(names) for names, is_key in uniques if is_key)
-    return TargetTable(table, {row[0]: TargetColumn(*row) for row in rows}, keys, tuple(tuple(row[0]) for row in uniques))
+    partitioned = bool(rows[0][-1])
+    found = {row[0]: TargetColumn(*row[:-1]) for row in rows}
+    return TargetTable(table, found, keys, tuple(tuple(row[0]) for row in uniques), partitioned)
 
 
 _COLUMNS: Final = """
@@ -86,9 +87,17 @@ WITH RECURSIVE bases AS (
     SELECT b.type, t.oid, t.typtype, t.typbasetype FROM bases b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype
     WHERE b.typtype = 'd'
 )
-SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), pg_catalog.format_type(b.oid, -1), {generated}, {identity},
+SELECT a.attname, pg_catalog.format_type(b.oid, -1), {generated}, {identity},
        EXISTS (SELECT 1 FROM pg_catalog.pg_cast k
-               WHERE k.castsource = 'text'::regtype AND k.casttarget = b.oid AND k.castmethod = 'f' AND k.oid >= 16384)
+               WHERE k.castsource = 'text'::regtype AND k.casttarget = b.oid AND k.castmethod = 'f' AND k.oid >= 16384),
+       b.typtype IN ('e', 'r', 'm') OR EXISTS (
+               SELECT 1 FROM pg_catalog.pg_opclass o JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod
+               WHERE o.opcdefault AND m.amname IN ('btree', 'hash') AND o.opcintype IN (
+                   SELECT b.oid UNION ALL
+                   SELECT k.casttarget FROM pg_catalog.pg_cast k
+                   WHERE k.castsource = b.oid AND k.castmethod = 'b' AND k.castcontext = 'i')),
+       b.typtype = 'e' AND b.oid <> b.type,
+       c.relkind = 'p'
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -106,8 +115,8 @@ FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-  AND i.indimmediate
-ORDER BY NOT i.indisreplident, NOT i.indisprimary, i.indexrelid
+  AND {immediate}
+ORDER BY NOT {identity}, NOT i.indisprimary, i.indexrelid
 """
 
 
@@ -125,18 +134,20 @@ class TableWriter:
         self._target = target
         self._node = node
         self.name = quoted(target.table)
+        self.rows = target.rows
         #: indexes of the relation's columns that may be written
         self.written = tuple(i for i, c in enumerate(relation.names) if not target.columns[c].generated)
+        self._always = tuple(i for i, c in enumerate(relation.names) if target.columns[c].always_identity)
         self.key = self._choose_key()
         self.indexed = self.key is not None and any({relation.names[i] for i in self.key} >= set(k) for k in target.keys)
         self._columns = tuple(quote(c) for c in relation.names)
         self._all = tuple(range(len(relation.names)))
 
     def _choose_key(self) -> tuple[int, ...] | None:
-        """The identity's columns; with FULL, a key of the target; None if rows can only be told by all their values."""
+        """The relation's key; with FULL and none, a key of the target; None if rows can only be told by all their values."""
         relation = self.relation
-        if relation.identity in (Identity.DEFAULT, Identity.INDEX):
-            return tuple(i for i, c in enumerate(relation.columns) if c.identity) or None
+        if relation.key:
+            return relation.key
         if relation.identity is Identity.FULL:
             for names in self._target.keys:
                 if all(name in relation.names for name in names):
@@ -148,8 +159,7 @@ class TableWriter:
         """INSERT of one row, of the written columns."""
         if not self.written:
             return f"INSERT INTO {_doubled(self.name)} DEFAULT VALUES"
-        always = any(self._target.columns[self.relation.names[i]].always_identity for i in self.written)
-        overriding = " OVERRIDING SYSTEM VALUE" if always else ""
+        overriding = " OVERRIDING SYSTEM VALUE" if self._always else ""
         values = ", ".join(map(self.placeholder, self.written))
         return _doubled(f"INSERT INTO {self.name} ({self._list(self.written)}){overriding} VALUES (") + values + ")"
 
@@ -169,10 +179,17 @@ class TableWriter:
 
     def assigned(self, present: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
         """The columns that an update of rows with these columns sets: not the key, not what is generated or always identity."""
-        columns = self._target.columns
-        return tuple(
-            i for i in present if i not in key and i in self.written and not columns[self.relation.names[i]].always_identity
-        )
+        return tuple(i for i in present if i not in key and i in self.written and i not in self._always)
+
+    def require_assignable(self, old: Row, new: Row) -> None:
+        """Raise SchemaError if an update gives another value to a column that the target lets nobody update."""
+        for i in self._always:
+            if old[i] != new[i] and UNCHANGED not in (old[i], new[i]):
+                name = quote(self.relation.names[i])
+                raise SchemaError(
+                    f'table {self.relation}: an update changes {name}, which "{self._node}" generates always as identity',
+                    f"there: ALTER TABLE {self.name} ALTER COLUMN {name} SET GENERATED BY DEFAULT",
+                )
 
     def update_where(self, assigned: Sequence[int], condition: str) -> str:
         """UPDATE of one row; parameters are the assigned values, then the condition's."""
@@ -181,15 +198,15 @@ class TableWriter:
     def update_setting(self, assignments: Sequence[str], condition: str) -> str:
         """UPDATE of one row, `t`, by these assignments; parameters are theirs, then the condition's."""
         sets = ", ".join(assignments)
-        return f"UPDATE {_doubled(self.name)} AS t SET {sets} WHERE {condition}"
+        return f"UPDATE {self.place} AS t SET {sets} WHERE {condition}"
 
     def delete_where(self, condition: str) -> str:
         """DELETE of one row; parameters are the condition's."""
-        return f"DELETE FROM {_doubled(self.name)} AS t WHERE {condition}"
+        return f"DELETE FROM {self.place} AS t WHERE {condition}"
 
     def by_key(self, key: Sequence[int]) -> str:
         """The condition for the row with a key; parameters are the key's values."""
-        return " AND ".join(f"{_doubled(self._columns[i])} = {self.placeholder(i)}" for i in key)
+        return " AND ".join(f"{_doubled(self.compared(i))} = {self.placeholder(i)}" for i in key)
 
     def match(self, old: Row) -> tuple[str, list[Value]]:
         """The condition for exactly one row that equals `old` in all columns that it carries, and its parameters."""
@@ -199,15 +216,16 @@ class TableWriter:
             if value is UNCHANGED or i not in self.written:
                 continue
             column = _doubled(self._columns[i])
-            as_text = self._target.columns[self.relation.names[i]].type_name in _TEXT_ONLY
             if value is None:
                 tests.append(f"{column} IS NULL")
-            else:
-                tests.append(f"{column}::text = %s" if as_text else f"{column} = %s")
-                parameters.append(value)
-        name = _doubled(self.name)
+                continue
+            equal = f"{_doubled(self.compared(i))} = {self.placeholder(i)}"
+            # what cannot be compared, or is only in part (a box by its area), is compared as this server writes it
+            has_equality = self._target.columns[self.relation.names[i]].has_equality
+            tests.append(equal if has_equality else f"{column}::text = {self.placeholder(i)}::text")
+            parameters.append(value)
         condition = " AND ".join(tests) or "true"
-        return f"(tableoid, ctid) = (SELECT tableoid, ctid FROM {name} WHERE {condition} LIMIT 1)", parameters
+        return f"(tableoid, ctid) = (SELECT tableoid, ctid FROM {self.place} WHERE {condition} LIMIT 1)", parameters
 
     def stage(self, columns: Sequence[int]) -> str:
         """The name of the temporary table for these columns."""
@@ -227,14 +245,14 @@ class TableWriter:
     def update_from_stage(self, columns: Sequence[int], assigned: Sequence[int], key: Sequence[int]) -> str:
         """UPDATE of all rows that the temporary table has."""
         sets = ", ".join(f"{self._columns[i]} = s.{self._columns[i]}" for i in assigned)
-        return f"UPDATE {self.name} AS t SET {sets} FROM {self.stage(columns)} AS s WHERE {self._joined(key)}"
+        return f"UPDATE {self.rows} AS t SET {sets} FROM {self.stage(columns)} AS s WHERE {self._joined(key)}"
 
     def delete_by_stage(self, key: Sequence[int]) -> str:
         """DELETE of all rows whose keys the temporary table has."""
-        return f"DELETE FROM {self.name} AS t USING {self.stage(key)} AS s WHERE {self._joined(key)}"
+        return f"DELETE FROM {self.rows} AS t USING {self.stage(key)} AS s WHERE {self._joined(key)}"
 
     def _joined(self, key: Sequence[int]) -> str:
-        return " AND ".join(f"t.{self._columns[i]} = s.{self._columns[i]}" for i in key)
+        return " AND ".join(f"t.{self.compared(i)} = s.{self.compared(i)}" for i in key)
 
     def _list(self, columns: Sequence[int]) -> str:
         return ", ".join(self._columns[i] for i in columns)
@@ -247,10 +265,15 @@ class TableWriter:
         """The column's name in a statement with placeholders."""
         return _doubled(self._columns[column])
 
+    def compared(self, column: int) -> str:
+        """The column as it is compared: no operator takes a domain over an enum, with a cast it still finds the index."""
+        cast = f"::{self.base_type(column)}" if self._target.columns[self.relation.names[column]].enum_domain else ""
+        return f"{self._columns[column]}{cast}"
+
     @property
     def place(self) -> str:
-        """The table's name in a statement with placeholders."""
-        return _doubled(self.name)
+        """The table in a statement with placeholders that looks at rows."""
+        return _doubled(self.rows)
 
     def placeholder(self, column: int) -> str:
         """The placeholder for a value of the column: cast, because not every statement tells its type."""
@@ -291,6 +314,27 @@ class GuardedWriter(TableWriter):
 
     def _joined(self, key: Sequence[int]) -> str:
         return f"{super()._joined(key)} AND {self._guard}"
+
+
+class TableWriters:
+    """The writers of a connection's tables, made when they are first asked for."""
+
+    def __init__(self, connection: Connection, node: str) -> None:
+        self.node = node
+        self._connection = connection
+        self._known: dict[Relation, TableWriter] = {}
+
+    def of(self, relation: Relation) -> TableWriter:
+        """Return the writer of a relation. Raises SchemaError, psycopg.Error."""
+        writer = self._known.get(relation)
+        if writer is None:
+            writer = TableWriter(relation, read_target(self._connection, self.node, relation.table), self.node)
+            self._known[relation] = writer
+        return writer
+
+    def key_of(self, relation: Relation) -> tuple[int, ...] | None:
+        """Return the columns by which its rows are found. Raises as `of`."""
+        return self.of(relation).key
 
 
 def copy_into(table: str, columns: Sequence[str]) -> str:

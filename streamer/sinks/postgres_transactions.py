@@ -34,8 +34,10 @@ from streamer.sinks.postgres_world import MasterTable
 from streamer.sinks.target_clock import TargetClock
 from streamer.versions import OriginVersions, Versions, choose_versions
 
-AHEAD: Final = 128
-"""Transactions sent at most before their answers are awaited."""
+AHEAD: Final = 512
+"""Transactions sent at most before their answers are awaited: between two batches the server has nothing to do."""
+BEGIN: Final = 64
+"""Transactions in the first batch at most: while it is gathered the server has nothing to do either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class TransactionWriter:
         self._clock = TargetClock(session.edge, session.connection, masters.max_clock_skew)
         with session.errors():
             self._give_way()
+            self._find_by_index()
             self._versions = self._choose_versions()
             self._versions.joined = self._read_joined()
             self._others = self._read_others()
@@ -77,8 +80,15 @@ class TransactionWriter:
         """Find deadlocks before others do: who finds one is the one whose transaction is undone, and we do ours again."""
         try:
             self._connection.execute("SET deadlock_timeout = '20ms'")
-        except psycopg.errors.InsufficientPrivilege:
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CantChangeRuntimeParam):  # before 9.1 nobody may
             self._session.log.debug("setting_denied", setting="deadlock_timeout")
+
+    def _find_by_index(self) -> None:
+        """Have rows found by their keys in small tables too: a plan lasts, and looks at every row that the table has got since, and
+        at every dead one. What that seems to cost where there is no index must not have anything compiled."""
+        self._connection.execute("SET enable_seqscan = off")
+        if version(self._connection) >= SINCE:
+            self._connection.execute("SET jit = off")
 
     def _choose_versions(self) -> Versions:
         session, connection = self._session, self._connection
@@ -140,7 +150,7 @@ class TransactionWriter:
                 if not self._may_come(groups[len(written)], interrupted):
                     break
                 written += self._write_some(groups, len(written), interrupted)
-                written[-1] = replace(written[-1], skew=self._clock.skew)
+                written[-1] = replace(written[-1], skew=self._clock.skew, waited=self._clock.take_waited())
         return written
 
     def _unless_here(self, group: Group) -> Group:
@@ -174,16 +184,16 @@ class TransactionWriter:
         """Send transactions by the batch, and gather the next one while the server is at work; the first that needs judgement gets
         it, and those behind it come again."""
 
-        def gather(begin: int, suits: Callable[[Group], bool]) -> Batch:
-            return fast.gather(self._leading(groups[begin : begin + self._ahead], groups[start].origin.node, suits))
+        def gather(begin: int, most: int, suits: Callable[[Group], bool]) -> Batch:
+            return fast.gather(self._leading(groups[begin : begin + most], groups[start].origin.node, suits))
 
         written: list[Written] = []
-        batch = gather(start, fast.suits)
+        batch = gather(start, min(self._ahead, BEGIN), fast.suits)
         while batch.written and not (written and interrupted()):
             begin = start + len(written)
             end = begin + len(batch.written)
             fast.send(batch)
-            following = gather(end, lambda group: fast.knows(group) and fast.suits(group))
+            following = gather(end, self._ahead, lambda group: fast.knows(group) and fast.suits(group))
             done = self._receive(fast, groups[begin:end])
             written += batch.written[:done]
             if begin + done < end:

@@ -10,8 +10,7 @@ https://www.postgresql.org/docs/current/plpgsql-trigger.html
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -23,11 +22,15 @@ from streamer.errors import SchemaError, TargetError
 from streamer.model import TableName
 from streamer.session import Connection, reason_of, version
 from streamer.sinks.postgres_table import TargetTable, quote, quoted
-from streamer.versions import key_hash, key_id, key_text
+from streamer.versions import COMMIT_TIMES, captures, keeps_commit_times, key_hash, key_id, key_text
 
-COMMIT_TIMES: Final = 90500
+CONDITIONS: Final = 90000  # of triggers
+DIGITS: Final = 90000  # extra_float_digits = 3, bytea_output
+IMAGES: Final = 90400  # rows are compared byte by byte
 UPSERT: Final = 90500
 PARTITIONS: Final = 100000
+LOCK_TIMEOUT: Final = 90300
+INTERNAL: Final = 90000  # pg_trigger.tgisinternal
 CLONES: Final = 130000  # pg_trigger.tgparentid
 PATIENCE_SECONDS: Final = 10
 """How long making triggers may wait for a table: whoever writes to it waits behind us."""
@@ -50,25 +53,37 @@ _SETTINGS: Final = (
     "SET extra_float_digits = 3 SET lc_monetary = 'C'"
 )
 """As in `session`: what values are read with."""
+_OLDEST_SETTINGS: Final = (
+    "SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 2 SET lc_monetary = 'C'"
+)
+_UNLESS_MOVED: Final = """IF TG_OP = 'UPDATE' THEN
+        IF NOT ({moves}) THEN
+            RETURN NULL;
+        END IF;
+    END IF;"""
 
 
 def require_commit_timestamps(connection: Connection, node: str) -> None:
-    """Refuse a server that does not tell when a row was written. Raises SchemaError with the remedy."""
-    told = lacks_commit_timestamps(connection)
+    """Refuse a server on which nothing tells when a row was written. Raises SchemaError with the remedy."""
+    told = lacks_commit_timestamps(connection, captures=captures(connection))
     if told:
         raise SchemaError(f'node "{node}" {told[0]}', told[1])
 
 
-def lacks_commit_timestamps(connection: Connection) -> tuple[str, str] | None:
-    """Return why conflict = "latest" cannot work on this server, and the remedy; None if it can."""
-    other = 'or set conflict to a list of the sources in the order in which they win, like conflict = ["a", "b"]'
+def lacks_commit_timestamps(connection: Connection, *, captures: bool) -> tuple[str, str] | None:
+    """Return why conflict = "latest" cannot work on this server, and the remedy; None if it can: it keeps commit times, or triggers
+    capture what is changed there (`captures`), and when."""
+    if captures or keeps_commit_times(connection):
+        return None
+    other = (
+        'or capture its changes by triggers (capture = "trigger"), '
+        'or set conflict to a list of the sources in the order in which they win, like conflict = ["a", "b"]'
+    )
     if version(connection) < COMMIT_TIMES:
         return (
             'keeps no commit times before version 9.5, and conflict = "latest" needs them to tell which write is the later one',
             f"upgrade it, {other}",
         )
-    if connection.execute("SELECT current_setting('track_commit_timestamp')").fetchone() == ("on",):
-        return None
     return (
         'has track_commit_timestamp off, and conflict = "latest" needs it to tell which write is the later one',
         f"ALTER SYSTEM SET track_commit_timestamp = on, then restart that server; {other}",
@@ -104,7 +119,7 @@ JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 JOIN pg_catalog.pg_namespace o ON o.oid = p.pronamespace AND o.nspname = 'streamer'
-WHERE t.tgname LIKE 'zz\_streamer\_%%' AND NOT t.tgisinternal AND {own}
+WHERE t.tgname LIKE 'zz\_streamer\_%%' AND {own}
 ORDER BY 1, 2
 """
 
@@ -191,7 +206,10 @@ def ensure(connection: Connection, target: TargetTable, merged: Collection[str])
 
 def tables_with_triggers(connection: Connection) -> list[TableName]:
     """Return the tables that have triggers of ours; of partitioned ones the root. Raises psycopg.Error."""
-    own = "t.tgparentid = 0" if version(connection) >= CLONES else "true"
+    number = version(connection)
+    own = "t.tgparentid = 0" if number >= CLONES else "true"
+    if number >= INTERNAL:
+        own += " AND NOT t.tgisinternal"
     return [TableName(*row) for row in connection.execute(_TABLES.format(own=own).encode())]
 
 
@@ -214,9 +232,10 @@ def patiently(connection: Connection, table: TableName) -> Iterator[None]:
     """A transaction that alters the table, and gives up when the table stays locked by somebody else. Raises TargetError."""
     try:
         with connection.transaction():
-            connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE_SECONDS}s'".encode())
+            limit = "lock_timeout" if version(connection) >= LOCK_TIMEOUT else "statement_timeout"
+            connection.execute(f"SET LOCAL {limit} = '{PATIENCE_SECONDS}s'".encode())
             yield
-    except psycopg.errors.LockNotAvailable:
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
         raise TargetError(
             f'table "{table}" could not be locked within {PATIENCE_SECONDS} s',
             "end the transactions that use it (see pg_locks), then run: streamer setup",
@@ -263,7 +282,7 @@ def _scripts(connection: Connection, target: TargetTable, merged: Collection[str
         digest = _md5((template + repr(values)).encode())
         comment = f"triggers of {target.table} ({digest})"
         tag = f"body_{digest}"  # no name holds the digest of a text that holds the name
-        script = _fill(template, values | {"function": function, "comment": _literal(connection, comment), "tag": tag})
+        script = statements.fill(template, values | {"function": function, "comment": _literal(connection, comment), "tag": tag})
         yield function, (comment, script)
 
 
@@ -272,17 +291,19 @@ def _values(connection: Connection, target: TargetTable, merged: Collection[str]
     table, key = target.table, target.keys[0]
     columns = [quote(c) for c in key]
     schema, name = _literal(connection, table.schema), _literal(connection, table.name)
-    bury = _UPSERT if version(connection) >= UPSERT else _UPDATE_OR_INSERT
+    server, moves = version(connection), _key_changes(connection, table, key)
+    bury = _UPSERT if server >= UPSERT else _UPDATE_OR_INSERT
     copied = [c.name for c in target.columns.values() if c.name in merged or (merged and c.generated)]
     return {
         "table": quoted(table),
-        "settings": "" if _is_plain(connection, table, key) else _SETTINGS,
+        "settings": "" if _is_plain(connection, table, key) else _SETTINGS if server >= DIGITS else _OLDEST_SETTINGS,
         "truncated": _literal(connection, key_id(table, ())),
-        "old_key": key_text("OLD", columns),
+        "old_key": key_text(server, "OLD", columns),
         "old_id": key_hash(connection, table, "old_key"),
-        "new_key": key_text("NEW", columns),
+        "new_key": key_text(server, "NEW", columns),
         "new_id": key_hash(connection, table, "new_key"),
-        "key_changes": _key_changes(connection, table, key),
+        "when": f"WHEN ({moves})" if server >= CONDITIONS else "",
+        "unless_moved": "" if server >= CONDITIONS else _UNLESS_MOVED.format(moves=moves),
         "forget": _FORGET if merged else "",
         "bury": bury.format(schema=schema, name=name),
         "equate": " ".join(f"OLD.{quote(c)} := NEW.{quote(c)};" for c in copied),
@@ -294,8 +315,9 @@ def _key_changes(connection: Connection, table: TableName, key: Sequence[str]) -
     fixed = {name for (name,) in connection.execute(_FIXED, [table.schema, table.name])}
     tests = [f"OLD.{quote(c)} IS DISTINCT FROM NEW.{quote(c)}" for c in key if c in fixed]
     if rest := [quote(c) for c in key if c not in fixed]:
-        old, new = (", ".join(f"{row}.{c}" for c in rest) for row in ("OLD", "NEW"))
-        tests.append(f"ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record")
+        old, new = (f"ROW({', '.join(f'{row}.{c}' for c in rest)})" for row in ("OLD", "NEW"))
+        images = version(connection) >= IMAGES
+        tests.append(f"{old}::record OPERATOR(pg_catalog.*<>) {new}::record" if images else f"{old}::text <> {new}::text")
     return " OR ".join(tests)
 
 
@@ -306,10 +328,6 @@ def _is_plain(connection: Connection, table: TableName, key: Sequence[str]) -> b
 
 def _literal(connection: Connection, text: str) -> str:
     return sql.Literal(text).as_string(connection).strip()
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    return re.sub("@([a-z_]+)@", lambda match: values.get(match[1], match[0]), template)
 
 
 def _md5(text: bytes) -> str:

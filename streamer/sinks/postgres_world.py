@@ -4,17 +4,17 @@ The rows are locked before their tombstones and versions are looked up, so that 
 written. The text of a value is what the type's output function gives: it is taken from the result as it came, because a cast to
 text differs for some types.
 
-The trap: a row that changes while its lock is waited for comes as it is then, but with the version that it had before, because
-the server does not call the function for that again. So the xmin that was asked about comes along, and the row is read once more.
+The trap: a row that changes while its lock is waited for comes as it is then, by a statement that sees nothing else of whoever has
+changed it. So its version is asked for by the next statement.
 
 https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from streamer.model import UNCHANGED, Change, Row, Value
 from streamer.session import Connection, cells
@@ -30,6 +30,13 @@ AT_ONCE: Final = 5000
 TOMBSTONES: Final = "streamer.tombstone"
 
 Cells: TypeAlias = list[str | None]
+
+
+class _Written(NamedTuple):
+    """A row, and the transaction that wrote it."""
+
+    row: Row
+    xid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,11 @@ class World:
     def load(self, table: MasterTable, changes: Sequence[Change]) -> Table:
         """Return the part of the table that these changes of it touch, its rows locked."""
         keys = list(dict.fromkeys(key for change in changes for key in _keys(table, change)))
-        rows: dict[Key, Stored] = {}
-        for index, row, version in self._rows(table, table.key, keys):
-            rows[keys[index]] = Stored(row, version)
+        found = {key: written for key, written in self._rows(table, table.key, keys)}
         for unique in table.uniques:
-            for _, row, version in self._rows(table, unique, list(dict.fromkeys(_wanted(unique, changes)))):
-                rows.setdefault(table.key_of(row), Stored(row, version))
+            for _, written in self._rows(table, unique, list(dict.fromkeys(_wanted(unique, changes)))):
+                found.setdefault(table.key_of(written.row), written)
+        rows = self._with_versions(table, found)
         deleted = self.tombstones(table, [key for key in keys if table.merges or key not in rows])
         for key in keys:
             rows.setdefault(key, Stored(None, deleted.get(key)))
@@ -87,9 +93,7 @@ class World:
 
     def stored(self, table: MasterTable, key: Key) -> Stored:
         """Return what is at one key, locked."""
-        part: dict[Key, Stored] = {}
-        for _, row, version in self._rows(table, table.key, [key]):
-            part[key] = Stored(row, version)
+        part = self._with_versions(table, dict(self._rows(table, table.key, [key])))
         if table.merges:
             self._correct_versions(table, part)
         return part.get(key) or Stored(None, None)
@@ -100,9 +104,12 @@ class World:
 
     def tombstones(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, Version]:
         """Return the newest deletion of each of these keys, of the row or of all rows of the table."""
-        truncated = self._of_ids(TOMBSTONES, "t.xmin", [table.id_of(())]).get(table.id_of(()))
-        ids = {table.id_of(key): key for key in keys}
-        found = {ids[i]: v for i, v in self._of_ids(TOMBSTONES, "t.xmin", list(ids)).items()}
+        if not keys:
+            return {}
+        whole, ids = table.id_of(()), {table.id_of(key): key for key in keys}
+        graves = self._of_ids(TOMBSTONES, "t.xmin", [whole, *ids])
+        truncated = graves.pop(whole, None)
+        found = {ids[i]: v for i, v in graves.items()}
         if truncated is not None:
             found = {key: newer(found.get(key), truncated) for key in keys}
         return found
@@ -116,30 +123,28 @@ class World:
     def _of_ids(self, table: str, xid: str, ids: Sequence[str]) -> dict[str, Version]:
         if not ids:
             return {}
-        versions = self._versions
-        told = f"{versions.columns}, {xid}::text"
-        query = f"SELECT t.id::text, {told} FROM {table} AS t {versions.join(xid)} WHERE t.id = ANY(%s::uuid[])"
-        rows = self._connection.execute(query.encode(), [list(ids)]).fetchall()
-        found = [(i, own, versions.read(time, mark)) for i, time, mark, own in rows]
-        true = true_versions(self._connection, found, buried=table == TOMBSTONES)
-        return {i: version for (i, _, _), version in zip(found, true, strict=True)}
+        query = f"SELECT t.id::text, {xid}::text FROM {table} AS t WHERE t.id = ANY(%s::uuid[])"
+        xids: dict[str, str] = dict(self._connection.execute(query.encode(), [list(ids)]).fetchall())
+        return self._versions_of(xids, buried=table == TOMBSTONES)
 
-    def _rows(self, table: MasterTable, columns: Sequence[int], values: Sequence[Key]) -> Iterator[tuple[int, Row, Version]]:
-        """The rows that have these values in these columns, locked, each with the number of the values that it was found by."""
-        query = _query(table, columns, self._versions)
+    def _versions_of(self, xids: Mapping[str, str], *, buried: bool) -> dict[str, Version]:
+        """The versions of rows or tombstones, given by their ids with the transactions that wrote them."""
+        versions = self._versions.of(set(xids.values()))
+        found = [(i, xid, versions[xid]) for i, xid in xids.items()]
+        return dict(zip(xids, true_versions(self._connection, found, buried=buried), strict=True))
+
+    def _with_versions(self, table: MasterTable, rows: Mapping[Key, _Written]) -> dict[Key, Stored]:
+        ids = {key: table.id_of(table.key_of(written.row)) for key, written in rows.items()}
+        versions = self._versions_of({ids[key]: written.xid for key, written in rows.items()}, buried=False)
+        return {key: Stored(written.row, versions[ids[key]]) for key, written in rows.items()}
+
+    def _rows(self, table: MasterTable, columns: Sequence[int], values: Sequence[Key]) -> Iterator[tuple[Key, _Written]]:
+        """The rows that have these values in these columns, locked, each with the values that it was found by."""
+        query, width = _query(table, columns), len(columns)
         for start in range(0, len(values), AT_ONCE):
             block = values[start : start + AT_ONCE]
-            lists = [[value[i] for value in block] for i in range(len(columns))]
-            texts = list(self._texts(query, lists))
-            while any(xid != judged for *_, xid, judged in texts):  # a row that changed while we waited for its lock
-                texts = list(self._texts(query, lists))
-            rows = [
-                (start + int(number or 0) - 1, tuple(row), xid, self._versions.read(time, mark))
-                for number, *row, time, mark, xid, _ in texts
-            ]
-            found = [(table.id_of(table.key_of(row)) if v.time is None else "", xid, v) for _, row, xid, v in rows]
-            true = true_versions(self._connection, found, buried=False)
-            yield from ((number, row, version) for (number, row, _, _), version in zip(rows, true, strict=True))
+            for texts in self._texts(query, [[value[i] for value in block] for i in range(width)]):
+                yield tuple(map(str, texts[:width])), _Written(tuple(texts[width:-1]), str(texts[-1]))
 
     def _texts(self, query: str, values: Sequence[object]) -> Iterator[Cells]:
         """The result as the server has written it."""
@@ -153,17 +158,16 @@ def newer(one: Version | None, other: Version) -> Version:
     return other if one is None or one.precedes(other) else one
 
 
-def _query(table: MasterTable, columns: Sequence[int], versions: Versions) -> str:
+def _query(table: MasterTable, columns: Sequence[int]) -> str:
+    """The query for rows by their values in these columns: the values as they were asked for, the row, and its xmin."""
     writer = table.writer
     names = [writer.column(i) for i in range(len(writer.relation.names))]
-    lists = ", ".join("%s::text[]" for _ in columns)
-    given = ", ".join(f"k{n}" for n in range(len(columns)))
-    same = " AND ".join(f"t.{names[i]} = k.k{n}::{writer.base_type(i)}" for n, i in enumerate(columns))
+    lists = ", ".join(f"unnest(%s::text[]) AS k{n}" for n in range(len(columns)))
+    given = ", ".join(f"k.k{n}" for n in range(len(columns)))
+    same = " AND ".join(f"t.{writer.compared(i)} = k.k{n}::{writer.base_type(i)}".replace("%", "%%") for n, i in enumerate(columns))
     return (
-        f"SELECT k.n, {', '.join(f't.{name}' for name in names)}, {versions.columns}, t.xmin::text, y.xid::text "
-        f"FROM unnest({lists}) WITH ORDINALITY AS k({given}, n) "
-        f"JOIN {writer.place} AS t ON {same} CROSS JOIN LATERAL (SELECT t.xmin AS xid OFFSET 0) AS y {versions.join('y.xid')} "
-        f"FOR UPDATE OF t"
+        f"SELECT {given}, {', '.join(f't.{name}' for name in names)}, t.xmin::text "
+        f"FROM (SELECT {lists} OFFSET 0) AS k JOIN {writer.place} AS t ON {same} FOR UPDATE OF t"
     )
 
 

@@ -26,11 +26,13 @@ class Effect:
     """A change that does to the stored rows what was resolved.
 
     An update has the stored row as `old` and the row as it is to be as `new`. A delete of a key that is not there leaves its
-    tombstone. `merge`: the row keeps the version that it has (an inserted one: the oldest of all).
+    tombstone. `merge`: the row keeps the version that it has (an inserted one: the oldest of all). `parks`: the row goes without a
+    tombstone, as if it had never been here; its own last change, which is still to come, brings it back or deletes it.
     """
 
     change: Change
     merge: bool = False
+    parks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Resolution:
     effects: list[Effect] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     removals: list[Removal] = field(default_factory=list)
+    #: rows that must be out of the way before all is resolved again (see Effect.parks)
+    parked: list[tuple[Relation, Key]] = field(default_factory=list)
 
 
 class Premature(ApplyError):
@@ -210,7 +214,10 @@ class Resolving:
         """Whether a new row stays out because of its key's tombstone."""
         if stored.version is None or self.origin.knew(stored.version):
             return False
-        return self._rowless(at, ConflictKind.UPDATE_DELETED, key, change, stored, new, _by_word(at.plan.rules)) == "current"
+        rules = at.plan.rules
+        if rules.policy == "latest" and not at.plan.merges and stored.version.precedes(self.version):
+            return False  # a key that is used again after its deletion: nothing is lost
+        return self._rowless(at, ConflictKind.UPDATE_DELETED, key, change, stored, new, _by_word(rules)) == "current"
 
     def _of_deleted(self, at: Touched, key: Key, change: Kind, stored: Stored, new: Row) -> bool:
         """Whether a change in a table with merge columns is of a row that was deleted before the one that is here was inserted."""
@@ -224,6 +231,8 @@ class Resolving:
     ) -> Winner:
         """Decide between a change and a tombstone, or nothing at all."""
         if stored.version is None or self.origin.knew(stored.version):
+            if at.table.relation.net:
+                return "incoming"  # a row may be missing because it was parked, or was inserted and deleted between two batches
             if rules.policy == "error":
                 return self._decide(at, kind, key, change, stored, new, rules)
             self._note(self._conflict(at, kind, key, change, stored, new), "incoming")
@@ -317,15 +326,23 @@ class Resolving:
             return True
         one = ConflictKind.INSERT_EXISTS if change is Kind.INSERT else ConflictKind.UPDATE_EXISTS
         kind = one if values + taken == 1 else ConflictKind.MULTIPLE_UNIQUE_CONFLICTS
-        winners = [self._holder_or_row(at, kind, key, change, at.at(holder), row) for holder in holders]
-        losers = [key] if "current" in winners else holders
+        winners = {holder: self._holder_or_row(at, kind, key, change, at.at(holder), row) for holder in holders}
+        losers = [key] if "current" in winners.values() else holders
         for loser in losers:
+            if winners.get(loser) == "moves":
+                self._park(at, loser)
+                continue
             at.removed.add(loser)
             if loser == key and key in at.earlier:
                 continue  # every node has been told
             self.result.removals.append(Removal(at.table.relation, loser, at.existed.get(loser, at.at(loser).row is not None)))
             at.put(loser, Stored(None, None))
         return key not in losers
+
+    def _park(self, at: Touched, key: Key) -> None:
+        """Take a row out of the way whose unique value its origin has given to another one, in a change that is still to come."""
+        self.result.effects.append(Effect((Kind.DELETE, at.table.relation, at.at(key).row, None), parks=True))
+        at.put(key, Stored(None, None))
 
     def _holder_or_row(self, at: Touched, kind: ConflictKind, key: Key, change: Kind, holder: Stored, row: Row) -> str:
         conflict = self._conflict(at, kind, key, change, holder, row)
@@ -335,6 +352,8 @@ class Resolving:
             return "current" if winner == "current" else "incoming"
         if self.patient:
             raise self.premature(at, key, "the change that frees its unique value")
+        if at.table.relation.net:
+            return "moves"
         self.collisions.append(replace(conflict, winner="incoming"))
         return "incoming"
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamer.model import LSN, Change, Group, Relation, SlotIdentity, TableName
-from streamer.ports import CopyTable, Progress, Question, RowFilter, Sink, Start, Written
+from streamer.copytext import format_rows, parse
+from streamer.model import LSN, Change, Group, Relation, Sharing, SlotIdentity, TableName
+from streamer.ports import CopyTable, Progress, Question, RangeLoader, RowFilter, Sink, Start, Written
+from streamer.post_data import Builder
 from streamer.shape_config import Shape
 from streamer.shaping import Function, RowCut, ShapedRelation, Values, copied_columns, loaded_table, travelling
 from streamer.sinks import functions
-from streamer.sinks.copytext import format_rows, parse
 
 Keys = Mapping[TableName, Sequence[str]]
 """The columns that tell rows apart, by table."""
@@ -85,6 +86,10 @@ class ShapedSink:
         """Record that the edge follows the slot."""
         self._sink.begin(slot, position)
 
+    def follow(self, slot: SlotIdentity) -> None:
+        """Record that the edge follows the slot on another timeline."""
+        self._sink.follow(slot)
+
     def has(self, table: TableName) -> bool:
         """Return whether the target has the table, by the name that it has there."""
         return self._sink.has(self._name(table))
@@ -97,6 +102,10 @@ class ShapedSink:
         """Record that the table needs no copy."""
         self._sink.keep(self._name(table), position)
 
+    def leave(self, table: TableName) -> None:
+        """Forget the table."""
+        self._sink.leave(self._name(table))
+
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, which are those that fulfil the condition, with the columns that `copied_columns` has chosen."""
         shape = self._shapes.of.get(table.table)
@@ -108,6 +117,17 @@ class ShapedSink:
             cut = RowCut(shape, table.columns, travelling(shape, table.columns, key), key, function)
             blocks = _transformed(cut, blocks)
         return self._sink.load(loaded_table(table, shape), start, blocks)
+
+    @property
+    def ranges(self) -> RangeLoader | None:
+        """What records tables that are copied in ranges: those that keep their shape."""
+        loader = self._sink.ranges
+        return None if loader is None else UnshapedRanges(loader, self._shapes.of)
+
+    @property
+    def post_data(self) -> Builder | None:
+        """What makes indexes and constraints: it tells of tables by what they are called on the source."""
+        return self._sink.post_data
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return what the target holds of all edges of the sync that end here."""
@@ -127,16 +147,25 @@ class ShapedSink:
         return self._sink.parallel_loads
 
     @property
-    def merges(self) -> bool:
-        """Whether several transactions may share a group."""
-        return self._sink.merges
+    def sharing(self) -> Sharing:
+        """Which transactions may share a group."""
+        return self._sink.sharing
 
     # -- streaming ---------------------------------------------------------------------------------------------------------------
 
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
         """Apply what the groups' changes become."""
         answers = self._ask(groups)
-        return self._sink.write([replace(g, changes=list(self._shaped(g.changes, answers))) for g in groups], interrupted)
+        return self._sink.write([self._shaped_group(group, answers) for group in groups], interrupted)
+
+    def _shaped_group(self, group: Group, answers: Mapping[Relation, dict[Values, bool]]) -> Group:
+        changes: list[Change] = []
+        ends, done = [], 0
+        for end in group.ends:
+            changes += self._shaped(group.changes[done:end], answers)
+            ends.append(len(changes))
+            done = end
+        return replace(group, changes=[*changes, *self._shaped(group.changes[done:], answers)], ends=ends)
 
     def _shaped(self, changes: Iterable[Change], answers: Mapping[Relation, dict[Values, bool]]) -> Iterator[Change]:
         for change in changes:
@@ -180,6 +209,10 @@ class ShapedSink:
         """Return the position up to which everything written survives a crash of the target."""
         return self._sink.durable()
 
+    def quarantined(self) -> int:
+        """Return how many changes the target holds in quarantine."""
+        return self._sink.quarantined()
+
     def cancel(self) -> None:
         """Break off what the target or the source does for us."""
         self._shapes.row_filter.cancel()
@@ -189,6 +222,22 @@ class ShapedSink:
         """Disconnect from both."""
         self._shapes.row_filter.close()
         self._sink.close()
+
+
+class UnshapedRanges:
+    """Implements ports.RangeLoader over another one, for tables that have no shape of their own."""
+
+    def __init__(self, loader: RangeLoader, shapes: Mapping[TableName, Shape]) -> None:
+        self._shapes = shapes
+        self._takes = loader.takes
+        self.resumes = loader.resumes
+        self.begin = loader.begin
+        self.finish = loader.finish
+        self.forget = loader.forget
+
+    def takes(self, table: CopyTable) -> bool:
+        """Return whether the table is as it is on the source, and can be cut on the target."""
+        return table.table not in self._shapes and self._takes(table)
 
 
 def _transformed(cut: RowCut, blocks: Iterable[bytes]) -> Iterator[bytes]:

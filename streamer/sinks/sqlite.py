@@ -11,22 +11,29 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synch
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from streamer import statements
+from streamer.copytext import parse
 from streamer.errors import ApplyError, ConnectError, TargetError
-from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableName
-from streamer.ports import CopyTable, Progress, Start, Written
-from streamer.sinks.copytext import parse
+from streamer.model import LSN, EdgeName, Group, Sharing, SlotIdentity, TableName
+from streamer.ports import CopyTable, Progress, RangeLoader, Start, Written
+from streamer.post_data import Builder
+from streamer.sinks.group_apply import Applier
 from streamer.sinks.in_order import write_in_order
-from streamer.sinks.sqlite_apply import REFUSED, Applier
+from streamer.sinks.quarantine import OnError, Quarantine, stops
+from streamer.sinks.ranges import Ranges
+from streamer.sinks.sqlite_apply import REFUSED, SqliteTables, quarantine_table, refusal
 from streamer.sinks.sqlite_columns import Columns
 from streamer.sinks.sqlite_ddl import TargetTable, inspect, quote, read_target, target_name
 from streamer.sinks.sqlite_file import DatabaseFile
 from streamer.sinks.sqlite_plan import insert_batch
+from streamer.sinks.sqlite_ranges import SqliteEngine, transaction
 from streamer.sinks.unrepresentable import Replacements
 
 BUSY_TIMEOUT: Final = 5.0
@@ -38,6 +45,7 @@ _BEGIN_EDGE: Final = (
     "INSERT INTO streamer_progress (sync, source, target, system_identifier, database, slot, position, updated) "
     f"VALUES (?, ?, ?, ?, ?, ?, ?, {_NOW})"
 )
+_FOLLOW: Final = f"UPDATE streamer_progress SET system_identifier = ? WHERE {_EDGE}"
 _ADVANCE: Final = (
     "UPDATE streamer_progress SET position = ?, origin = ?, origin_position = ?, origin_time = ?, "
     f"updated = {_NOW} WHERE {_EDGE} AND position = ?"
@@ -52,17 +60,27 @@ class SqliteSink:
     """Implements ports.Sink for an SQLite file; waits `busy_timeout` seconds for the locks of other programs."""
 
     parallel_loads = False
+    sharing = Sharing.ANY
 
     def __init__(
-        self, edge: EdgeName, path: Path, busy_timeout: float = BUSY_TIMEOUT, replacements: Replacements | None = None
+        self,
+        edge: EdgeName,
+        path: Path,
+        busy_timeout: float = BUSY_TIMEOUT,
+        replacements: Replacements | None = None,
+        on_error: OnError = stops,
     ) -> None:
         self._edge = edge
         self._where = (edge.sync, edge.source, edge.target)
         self._node = edge.target
         self._file = DatabaseFile(edge.target, path, busy_timeout)
         self._replacements = replacements or Replacements(edge)
+        self._ranges = Ranges(edge, SqliteEngine(edge, self._file, self._record_copy), on_error)
         self._connection: sqlite3.Connection | None = None
-        self._applier: Applier  # from open() on
+        self._on_error = on_error
+        self._applier: Applier  # from open() on, as is the next
+        self._quarantine: Quarantine
+        self._mark = 0
         #: what the progress row holds inside our transaction, and outside of it
         self._written = self._committed = LSN(0)
 
@@ -72,9 +90,11 @@ class SqliteSink:
         """Connect, making our own tables if they are missing, and return what it holds of the edge."""
         with self._file.errors():
             self._connection = self._file.connect()
-            with _transaction(self._connection):
+            with transaction(self._connection):
                 _install(self._connection)
-            self._applier = Applier(self._connection, self._node, self._replacements)
+            tables = SqliteTables(self._connection, self._node, self._replacements)
+            self._applier = Applier(self._node, tables.of, self._connection.execute, refusal, self._replacements)
+            self._quarantine = Quarantine(self._edge, quarantine_table(self._edge, self._connection), self._on_error)
             progress = self._read_progress(self._connection)
         if progress is not None:
             self._written = self._committed = progress.position
@@ -93,6 +113,7 @@ class SqliteSink:
             SlotIdentity(*row[:3]),
             LSN.parse(row[3]),
             {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
+            ranges=self._ranges.read(connection),
         )
 
     @property
@@ -113,6 +134,11 @@ class SqliteSink:
                 raise self._not_ours() from None
         self._written = self._committed = position
 
+    def follow(self, slot: SlotIdentity) -> None:
+        """Update the edge's progress row."""
+        with self._file.errors():
+            self._open.execute(_FOLLOW, (slot.system_identifier, *self._where))
+
     def has(self, table: TableName) -> bool:
         """Return whether the file has this table."""
         with self._file.errors():
@@ -129,22 +155,33 @@ class SqliteSink:
         with self._file.errors():
             self._record_copy(self._open, table, position, None)
 
+    def leave(self, table: TableName) -> None:
+        """Forget the table."""
+        with self._file.errors():
+            where = f"{_EDGE} AND schema_name = ? AND table_name = ?"
+            self._open.execute(f"DELETE FROM streamer_copy WHERE {where}", (*self._where, table.schema, table.name))
+
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, in one transaction on a connection of its own."""
-        rows = (row for block in blocks for row in parse(block))
-        with self._file.errors(), closing(self._file.connect()) as connection, _transaction(connection):
-            insert = insert_batch(self._columns_of(table, read_target(connection, self._node, table.table)))
+        with self._file.errors(), closing(self._file.connect()) as connection, transaction(connection):
+            write = partial(self._write_rows, connection, table, blocks)
+            if start.within is not None:
+                return self._ranges.load(connection, table, start.within, start.position, write)
             if start.replace:
                 connection.execute(f"DELETE FROM {quote(target_name(table.table))}")
-            try:
-                count = insert.run(connection, rows)
-            except REFUSED as error:
-                raise ApplyError(
-                    f'table "{table.table}" on "{self._node}" refused a copied row: {error}',
-                    "give the target's table the constraints of the source's; streamer copies again by itself",
-                ) from error
+            count = write()
             self._record_copy(connection, table.table, start.position, count)
         return count
+
+    def _write_rows(self, connection: sqlite3.Connection, table: CopyTable, blocks: Iterable[bytes]) -> int:
+        insert = insert_batch(self._columns_of(table, read_target(connection, self._node, table.table)))
+        try:
+            return sum(insert.run(connection, list(parse(block))) for block in blocks)
+        except REFUSED as error:
+            raise ApplyError(
+                f'table "{table.table}" on "{self._node}" refused a copied row: {error}',
+                "give the target's table the constraints of the source's; streamer copies again by itself",
+            ) from error
 
     def _columns_of(self, table: CopyTable, target: TargetTable) -> Columns:
         key = [table.columns.index(name) for name in table.key if name in table.columns]
@@ -152,6 +189,16 @@ class SqliteSink:
 
     def _record_copy(self, connection: sqlite3.Connection, table: TableName, position: LSN, rows: int | None) -> None:
         connection.execute(_RECORD_COPY, (*self._where, table.schema, table.name, str(position), rows))
+
+    @property
+    def ranges(self) -> RangeLoader:
+        """What records tables that are copied in ranges."""
+        return self._ranges
+
+    @property
+    def post_data(self) -> Builder | None:
+        """Return None: keys come with the table, and other indexes are left to the user."""
+        return None
 
     def progress_by_source(self) -> Mapping[str, Progress]:
         """Return the edge's own progress: one source only feeds a file."""
@@ -168,8 +215,6 @@ class SqliteSink:
 
     # -- streaming ---------------------------------------------------------------------------------------------------
 
-    merges = True
-
     def write(self, groups: Sequence[Group], interrupted: Callable[[], bool]) -> Sequence[Written]:
         """Apply each group and its progress in one target transaction."""
         return write_in_order(groups, interrupted, self._write)
@@ -181,17 +226,20 @@ class SqliteSink:
                 if not connection.in_transaction:
                     self._file.require_unmoved()
                     connection.execute("BEGIN IMMEDIATE")
+                    self._mark = self._replacements.mark()
                 self._advance(connection, group)
-                written = self._applier.apply(group.changes)
+                written = self._applier.apply(group, self._quarantine)
                 if group.complete:
                     connection.execute("COMMIT")
                     self._file.require_unmoved()
                     self._committed = group.position
                     self._file.empty_wal(connection)
             except BaseException:
+                if connection.in_transaction:
+                    self._replacements.back_to(self._mark)
                 connection.rollback()
                 raise
-        return written
+        return replace(written, replaced=self._replacements.take()) if group.complete else written
 
     def _advance(self, connection: sqlite3.Connection, group: Group) -> None:
         """Move the progress row, from the position that we wrote last and no other."""
@@ -210,6 +258,11 @@ class SqliteSink:
     def durable(self) -> LSN:
         """Return the position of the last commit; commits are synchronous."""
         return self._committed
+
+    def quarantined(self) -> int:
+        """Return how many changes the file holds in quarantine."""
+        with self._file.errors():
+            return self._quarantine.held()
 
     def cancel(self) -> None:
         """Break off the statement that is running; waiting for another program's lock ends by itself."""
@@ -234,14 +287,3 @@ def _install(connection: sqlite3.Connection) -> None:
         if sqlite3.complete_statement(statement):
             connection.execute(statement)
             statement = ""
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise

@@ -6,7 +6,7 @@ middle of a batch, where only the row itself tells which one it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -46,12 +46,7 @@ class Columns:
         self._target = target
         self._replacements = replacements
         found = {i: conversion(oid, target.type_of(names[i]), strict=target.strict) for i, oid in enumerate(oids)}
-        self._conversions = {i: how.convert for i, how in found.items() if how is not None}
-        self._not_in_json = {i for i, how in found.items() if how is not None and not how.in_json}
-
-    def in_json(self, fields: Iterable[int]) -> bool:
-        """Whether JSON can carry the values of these columns."""
-        return self._not_in_json.isdisjoint(fields)
+        self._conversions = {i: convert for i, convert in found.items() if convert is not None}
 
     def bind(self, fields: Sequence[int]) -> Bind | None:
         """Return what makes parameters of a row: its `fields`, converted; None if a row is its own parameters.

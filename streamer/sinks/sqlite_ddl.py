@@ -12,20 +12,22 @@ https://www.sqlite.org/stricttables.html
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from streamer.errors import SchemaError
 from streamer.model import ColumnDefinition, TableDefinition, TableName
-from streamer.sinks import defaults
+from streamer.sinks.defaults import constant
 from streamer.sinks.postgres_types import BOOLEAN, TYPES, SourceType
+from streamer.sinks.shared_names import refuse_tables, travelling
 from streamer.sinks.sqlite_types import HAS_STRICT, column_type
 from streamer.sinks.sqlite_values import conversion
 from streamer.sinks.unrepresentable import Unrepresentable
 
 BOOL: Final = BOOLEAN
-_OWN: Final = ("streamer_progress", "streamer_copy")
+OWN_TABLES: Final = ("streamer_progress", "streamer_copy", "streamer_copied_part", "streamer_quarantine")
+"""What streamer keeps on such a target."""
 
 
 def quote(name: str) -> str:
@@ -49,8 +51,11 @@ def declared_type(type_oid: int, *, strict: bool = False) -> str:
 
 
 def create_table(definition: TableDefinition, *, strict: bool = HAS_STRICT) -> str:
-    """Return the statement that makes the table. Generated columns are left out: their values do not travel."""
-    columns = [c for c in definition.columns if not c.generated]
+    """Return the statement that makes the table. Generated columns are left out: their values do not travel.
+
+    Raises SchemaError if two columns would share a name, or there is none.
+    """
+    columns = travelling(definition, "SQLite", fold_case)
     there = {c.name for c in columns}
     keys = [key for key in (definition.primary_key, *definition.unique_keys) if key and there.issuperset(key)]
     primary = definition.primary_key if definition.primary_key in keys else ()
@@ -69,12 +74,12 @@ def _column(column: ColumnDefinition, *, in_key: bool, strict: bool) -> str:
 
 def _default(column: ColumnDefinition, declared: str, *, strict: bool) -> str | None:
     """A constant default as SQL writes it; the current time has another form in SQLite than PostgreSQL's text."""
-    value = None if column.default is None else defaults.constant(column.default)
+    value = None if column.default is None else constant(column.default)
     if value is None:
         return None
-    how = conversion(column.base_oid or column.type_oid, declared, strict=strict)
+    convert = conversion(column.base_oid or column.type_oid, declared, strict=strict)
     try:
-        made = value if how is None else how.convert(value)
+        made = value if convert is None else convert(value)
     except (Unrepresentable, ValueError):
         return None
     if isinstance(made, bytes):
@@ -95,13 +100,12 @@ def missing_column(table: TableName, column: str, type_oid: int, *, strict: bool
 
 def refuse_clashes(tables: Iterable[TableName]) -> None:
     """Raise SchemaError if two tables would share a name in SQLite, or one would take ours."""
-    taken: dict[str, TableName] = {}
+    tables = list(tables)
     for table in tables:
         name = fold_case(target_name(table))
-        if name in _OWN or name.startswith("sqlite_"):
+        if name in OWN_TABLES or name.startswith("sqlite_"):
             raise SchemaError(f'table "{table}" cannot be replicated to SQLite: the name is reserved', "exclude the table")
-        if (other := taken.setdefault(name, table)) != table:
-            raise SchemaError(f'tables "{other}" and "{table}" would share a name in SQLite', "exclude one of them")
+    refuse_tables(tables, "SQLite", lambda table: fold_case(target_name(table)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,8 @@ class TargetTable:
     types: dict[str, str] = field(default_factory=dict)
     not_null: frozenset[str] = frozenset()
     strict: bool = False
+    #: columns that an insert must name: neither NULL, nor a default
+    required: frozenset[str] = frozenset()
 
     def type_of(self, column: str) -> str:
         """How a column is declared, in upper case; empty if it is not, or not there."""
@@ -131,6 +137,7 @@ def inspect(connection: sqlite3.Connection, table: TableName) -> TargetTable | N
     if not rows:
         return None
     columns = {fold_case(column): (kind.upper(), not_null, hidden) for _, column, kind, not_null, _, _, hidden in rows}
+    defaults = {fold_case(column) for _, column, _, _, default, _, hidden in rows if default is not None or hidden}
     primary = [fold_case(column) for _, column, _, _, _, place, _ in rows if place]
     alias = len(primary) == 1 and columns[primary[0]][0] == "INTEGER"  # the rowid itself, so never NULL
     solid = {c for c, (_, not_null, _) in columns.items() if not_null} | (set(primary) if alias else set())
@@ -147,6 +154,7 @@ def inspect(connection: sqlite3.Connection, table: TableName) -> TargetTable | N
         {c: kind for c, (kind, _, _) in columns.items()},
         frozenset(solid),
         _is_strict(connection, name),
+        frozenset(solid - defaults - (set(primary) if alias else set())),
     )
 
 
@@ -163,23 +171,3 @@ def read_target(connection: sqlite3.Connection, node: str, table: TableName) -> 
         of = f' for "{table}"' if table.schema == "public" else ""
         raise SchemaError(f'node "{node}" has no table "{target_name(table)}"{of}', "run: streamer setup")
     return found
-
-
-def differences(connection: sqlite3.Connection, node: str, definitions: Sequence[TableDefinition]) -> list[SchemaError]:
-    """Return what the file lacks to take rows of `definitions`, as the errors that writing would raise. Changes nothing.
-
-    Raises SchemaError if two of them would share a name, sqlite3.Error.
-    """
-    refuse_clashes(d.table for d in definitions)
-    return [lack for d in definitions for lack in _lacks(connection, node, d)]
-
-
-def _lacks(connection: sqlite3.Connection, node: str, definition: TableDefinition) -> Iterator[SchemaError]:
-    try:
-        target = read_target(connection, node, definition.table)
-    except SchemaError as error:
-        yield error
-        return
-    for column in definition.columns:
-        if not column.generated and fold_case(column.name) not in target.columns:
-            yield missing_column(definition.table, column.name, column.base_oid or column.type_oid, strict=target.strict)

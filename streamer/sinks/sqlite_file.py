@@ -69,7 +69,7 @@ class DatabaseFile:
             timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,
-            cached_statements=512,
+            cached_statements=256,
         )
         try:
             for pragma in _PRAGMAS:
@@ -109,7 +109,7 @@ class DatabaseFile:
         connection.execute(f"PRAGMA busy_timeout = {self._timeout * 1000:.0f}")
         if held and not self._told:
             structlog.get_logger().warning(
-                "wal_held_back",
+                "sqlite_wal_held_back",
                 target=self._node,
                 file=f"{self.path}-wal",
                 bytes=size,

@@ -1,92 +1,71 @@
-"""How the changes of one relation are written into one SQLite table: keys, statements and the conversion of values.
+"""How the changes of one relation are written into one SQLite table: its key, and the statements.
 
-Many rows go either as parameters, one execution each, or all at once as one JSON array that SQLite takes apart itself. The
-second costs a little more, but leaves the GIL alone for the whole batch: with parameters it is let go and asked for again at
-every row, and a busy reader thread makes each of these wait for a switch interval (measured: 2,000 rows/s instead of 300,000).
+Many rows go into one statement (sqlite_batch). The trap: SQLite may choose to read the whole table for it, or to build an index
+over the rows; then one statement for each row, by its key, is faster, and is taken.
 
-The trap: JSON holds no bytes, and not all floats. Statements with such columns always take parameters. A value that its column
-cannot hold is found while it is bound, in the middle of a batch: an error of that ends the batch.
+https://www.sqlite.org/lang_update.html#update_from
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import islice
-from typing import Any, Final, TypeAlias
-
-import orjson
+from typing import Any, TypeAlias
 
 from streamer.errors import SchemaError
-from streamer.model import UNCHANGED, Change, Identity, Kind, Relation, Row, Value
-from streamer.sinks.sqlite_columns import Bind, Columns
+from streamer.model import UNCHANGED, Change, Identity, Kind, Relation, Row
+from streamer.sinks.sqlite_batch import Batch
+from streamer.sinks.sqlite_columns import Columns
 from streamer.sinks.sqlite_ddl import TargetTable, fold_case, quote, target_name
 from streamer.sinks.unrepresentable import Replacements
 
 _Parameter: TypeAlias = Callable[[int], str]
 
-_CHUNK: Final = 5_000  # rows in one JSON array
-_FEW: Final = 8  # rows for which taking JSON apart does not pay
-_LARGEST: Final = 100_000_000  # bytes of JSON; SQLite refuses texts of a gigabyte, and one should not hold many times that
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A statement for many rows: with parameters for `each`, or `at_once` for a JSON array of them (where that is possible).
-
-    `bind` makes a row's parameters; None if the row is them already.
-    """
-
-    each: str
-    at_once: str | None
-    bind: Bind | None
-
-    def run(self, connection: sqlite3.Connection, rows: Iterable[Sequence[Value]]) -> int:
-        """Execute it for the rows; return how many rows of the table it wrote. Raises sqlite3.Error."""
-        bound: Iterable[Any] = rows if self.bind is None else map(self.bind, rows)
-        if self.at_once is None:
-            return connection.executemany(self.each, bound).rowcount
-        written, source = 0, iter(bound)
-        while chunk := list(islice(source, _CHUNK)):
-            written += self._run_chunk(connection, self.at_once, chunk)
-        return written
-
-    def _run_chunk(self, connection: sqlite3.Connection, at_once: str, chunk: list[Any]) -> int:
-        if len(chunk) >= _FEW and len(document := orjson.dumps(chunk)) < _LARGEST:
-            return connection.execute(at_once, (document.decode(),)).rowcount
-        return connection.executemany(self.each, chunk).rowcount
-
 
 def insert_batch(columns: Columns) -> Batch:
     """Return the insert of whole rows; columns that the target generates are passed over."""
     written = [i for i in range(len(columns.names)) if i not in columns.generated]
-    into = f"INSERT INTO {quote(target_name(columns.table))} ({', '.join(columns.quoted[i] for i in written)})"
-
-    def sql(value: _Parameter, source: str | None) -> str:
-        values = ", ".join(map(value, written))
-        return f"{into} SELECT {values} FROM {source}" if source else f"{into} VALUES ({values})"
-
-    return _batch(columns, written, sql)
+    into = f"INSERT INTO {quote(target_name(columns.table))} ({', '.join(columns.quoted[i] for i in written)}) VALUES"
+    return Batch(
+        f"{into} ({', '.join('?' * len(written))})", lambda values: f"{into} {values}", len(written), columns.bind(written)
+    )
 
 
 class Plan:
-    """The statements for one relation. Raises SchemaError if the target lacks a column."""
+    """The statements for one relation; implements group_apply.Table. Raises SchemaError if the target lacks a column."""
 
     def __init__(self, connection: sqlite3.Connection, relation: Relation, target: TargetTable, replacements: Replacements) -> None:
         self.relation = relation
         self.key = _find_key(relation, target)
         self._connection = connection
         self._target = target
-        self._table = quote(target_name(relation.table))
+        self.name = quote(target_name(relation.table))
         oids = [c.type_oid for c in relation.columns]
         self._all = Columns(relation.table, relation.names, oids, self.key or (), target, replacements)
         self._columns = self._all.quoted
         self._updates: dict[tuple[int, ...], Batch] = {}
-        self.insert = insert_batch(self._all)
+        self.inserts = insert_batch(self._all)
 
-    def update(self, present: tuple[int, ...]) -> Batch:
+    # -- many rows ---------------------------------------------------------------------------------------------------------------
+
+    def insert(self, rows: Sequence[Row]) -> int:
+        """Insert whole rows."""
+        return self.inserts.run(self._connection, rows)
+
+    def update(self, present: tuple[int, ...], rows: Sequence[Row]) -> int:
+        """Update rows by their key; all of them carry the columns `present`."""
+        return self.updates(present).run(self._connection, rows)
+
+    def delete(self, rows: Sequence[Row]) -> int:
+        """Delete rows by their key."""
+        return self.deletes.run(self._connection, rows)
+
+    def empty(self) -> None:
+        """Delete all rows."""
+        self._connection.execute(f"DELETE FROM {self.name}")
+
+    def updates(self, present: tuple[int, ...]) -> Batch:
         """Return the update of rows that carry the columns `present`, the key among them."""
         if (batch := self._updates.get(present)) is None:
             batch = self._updates[present] = self._update(present)
@@ -95,56 +74,59 @@ class Plan:
     def _update(self, present: tuple[int, ...]) -> Batch:
         key = self.key or ()
         changed = [i for i in present if i not in key and i not in self._all.generated]
+        fields = sorted({*changed, *key})
+        places = {i: n for n, i in enumerate(fields, 1)}
 
-        def sql(value: _Parameter, source: str | None) -> str:
+        def sql(value: _Parameter, source: str) -> str:
             sets = ", ".join(f"{self._columns[i]} = {value(i)}" for i in changed)
             return (
-                f"UPDATE {self._table} AS x SET {sets or f'{self._columns[key[0]]} = x.{self._columns[key[0]]}'}"
-                f"{f' FROM {source}' if source else ''}"
+                f"UPDATE {self.name} AS x SET {sets or f'{self._columns[key[0]]} = x.{self._columns[key[0]]}'}{source}"
                 f" WHERE {' AND '.join(f'x.{self._columns[i]} = {value(i)}' for i in key)}"
             )
 
-        return self._if_by_key(_batch(self._all, sorted({*changed, *key}), sql))
+        each = sql(lambda i: f"?{places[i]}", "")
+        return self._batch(each, lambda values: sql(lambda i: f"v.column{places[i]}", f" FROM (VALUES {values}) AS v"), fields)
 
     @cached_property
-    def delete(self) -> Batch:
+    def deletes(self) -> Batch:
         """The delete of rows by their key."""
         key = self.key or ()
+        where = f"DELETE FROM {self.name} AS x WHERE ({', '.join(self._columns[i] for i in key)})"
+        return self._batch(f"{where} = ({', '.join('?' * len(key))})", lambda values: f"{where} IN (VALUES {values})", key)
 
-        def sql(value: _Parameter, source: str | None) -> str:
-            columns, values = ", ".join(self._columns[i] for i in key), ", ".join(map(value, key))
-            found = f"({columns}) IN (SELECT {values} FROM {source})" if source else f"({columns}) = ({values})"
-            return f"DELETE FROM {self._table} WHERE {found}"
+    def _batch(self, each: str, many: Callable[[str], str], fields: Sequence[int]) -> Batch:
+        return Batch(each, many, len(fields), self._all.bind(fields), self._finds_by_key)
 
-        return self._if_by_key(_batch(self._all, key, sql))
-
-    def _if_by_key(self, batch: Batch) -> Batch:
-        """Take a batch at once only if SQLite finds each row by the key: else it would read the table for each, or JSON for
-        each row of the table (no index on the key, statistics of an emptier table, a version without UPDATE FROM)."""
-        if batch.at_once is None:
-            return batch
+    def _finds_by_key(self, statement: str, parameters: int) -> bool:
+        """Whether SQLite finds each row by the key: else it would read the table for each (no index on the key, statistics of an
+        emptier table), or the rows for each row of the table. A version without UPDATE FROM cannot even read the statement."""
         try:
-            steps = [row[3] for row in self._connection.execute(f"EXPLAIN QUERY PLAN {batch.at_once}", ("[]",))]
+            steps = self._connection.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * parameters).fetchall()
         except sqlite3.OperationalError:
-            steps = []
-        by_key = any(s.startswith("SEARCH") and s.count("=?") == len(self.key or ()) for s in steps)
-        return batch if by_key else Batch(batch.each, None, batch.bind)
+            return False
+        return any(step[3].startswith("SEARCH x ") and step[3].count("=?") == len(self.key or ()) for step in steps)
 
-    def one(self, change: Change) -> tuple[str, Sequence[Any]]:
+    # -- one row -----------------------------------------------------------------------------------------------------------------
+
+    def write(self, change: Change) -> int:
+        """Write one change. Raises SchemaError if nothing tells which row."""
+        return self._connection.execute(*self._one(change)).rowcount
+
+    def _one(self, change: Change) -> tuple[str, Sequence[Any]]:
         """Return the statement for a single change, and its parameters. Raises SchemaError if nothing tells which row."""
         kind, _, old, new = change
         if kind is Kind.INSERT:
             assert new is not None
-            return self.insert.each, new if self.insert.bind is None else self.insert.bind(new)
+            return self.inserts.each, new if self.inserts.bind is None else self.inserts.bind(new)
         row = new if old is None else old
         assert row is not None
         where, address = self._where(kind, row)
         if kind is Kind.DELETE or new is None:
-            return f"DELETE FROM {self._table} WHERE {where}", self._all.sought(row, address)
+            return f"DELETE FROM {self.name} WHERE {where}", self._all.sought(row, address)
         present = [i for i, v in enumerate(new) if v is not UNCHANGED and i not in self._all.generated]
         sets = ", ".join(f"{self._columns[i]} = ?" for i in present)
         return (
-            f"UPDATE {self._table} SET {sets} WHERE {where}",
+            f"UPDATE {self.name} SET {sets} WHERE {where}",
             [*self._bound(new, present), *self._all.sought(row, address)],
         )
 
@@ -161,7 +143,7 @@ class Plan:
         compared = [i for i, v in enumerate(row) if v is not UNCHANGED and i not in self._all.generated]
         equal = " AND ".join(f"{self._columns[i]} IS ?" for i in compared)
         rowid = self._target.rowid
-        return f"{rowid} = (SELECT {rowid} FROM {self._table} WHERE {equal} LIMIT 1)", compared
+        return f"{rowid} = (SELECT {rowid} FROM {self.name} WHERE {equal} LIMIT 1)", compared
 
     def _bound(self, row: Row, fields: Sequence[int]) -> Sequence[Any]:
         bind = self._all.bind(fields)
@@ -175,19 +157,9 @@ class Plan:
 
 
 def _find_key(relation: Relation, target: TargetTable) -> tuple[int, ...] | None:
-    """The columns that address a row; with identity FULL whatever is unique on the target."""
-    if relation.identity is not Identity.FULL:
-        return tuple(i for i, c in enumerate(relation.columns) if c.identity) or None
+    """The columns that address a row: the relation's key, else with identity FULL whatever is unique on the target."""
+    if relation.key or relation.identity is not Identity.FULL:
+        return relation.key or None
     places = {fold_case(name): i for i, name in enumerate(relation.names)}
     key = next((k for k in target.keys if k <= places.keys()), None)
     return None if key is None else tuple(sorted(places[name] for name in key))
-
-
-def _batch(columns: Columns, fields: Sequence[int], sql: Callable[[_Parameter, str | None], str]) -> Batch:
-    """Make both forms of a statement whose parameters are the `fields` of a row; `sql` takes how to write one, and from where."""
-    places = {i: n for n, i in enumerate(fields)}
-    each = sql(lambda i: f"?{places[i] + 1}", None)
-    at_once = None
-    if columns.in_json(fields):
-        at_once = sql(lambda i: f"json_extract(r.value, '$[{places[i]}]')", "json_each(?1) AS r")
-    return Batch(each, at_once, columns.bind(fields))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
@@ -30,25 +29,16 @@ _HIGHEST: Final = 2**63 - 1
 _LARGEST: Final = 1.7976931348623157e308
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """What makes SQLite's value of PostgreSQL's text."""
-
-    convert: Convert
-    #: whether JSON can carry what comes of it: it has no bytes, and not all floats
-    in_json: bool
-
-
-def conversion(type_oid: int, declared: str, *, strict: bool) -> Conversion | None:
+def conversion(type_oid: int, declared: str, *, strict: bool) -> Convert | None:
     """Return the conversion to a column that is declared so, in upper case; None if the text goes as it is."""
     if strict and declared != "ANY":
         return _strict(type_oid, declared)
     if type_oid == BOOLEAN:
-        return Conversion(boolean, in_json=True)
+        return boolean
     if type_oid == BYTEA:
-        return Conversion(blob, in_json=False)
+        return blob
     if type_oid in FLOATS:
-        return Conversion(real, in_json=False)
+        return real
     return None if type_oid < FIRST_USER_OID else _domain(declared)
 
 
@@ -67,26 +57,26 @@ def real(text: str) -> float | str:
     return text if text[-1] in "yN" else float(text)
 
 
-def _domain(declared: str) -> Conversion | None:
+def _domain(declared: str) -> Convert | None:
     """Where the type is the user's, and may be a domain, what the column was made for tells what it is a domain over."""
     if declared == "INTEGER":
-        return Conversion(lambda text: _BOOLEANS.get(text, text), in_json=True)
+        return lambda text: _BOOLEANS.get(text, text)
     if declared == "BLOB":
-        return Conversion(lambda text: blob(text) if _HEX.fullmatch(text) else text, in_json=False)
+        return lambda text: blob(text) if _HEX.fullmatch(text) else text
     if declared in ("REAL", "ANY"):
-        return Conversion(lambda text: real(text) if _FLOAT.fullmatch(text) else text, in_json=False)
+        return lambda text: real(text) if _FLOAT.fullmatch(text) else text
     return None
 
 
-def _strict(type_oid: int, declared: str) -> Conversion | None:
+def _strict(type_oid: int, declared: str) -> Convert | None:
     if declared in ("INTEGER", "INT"):
         if type_oid == BOOLEAN:
-            return Conversion(boolean, in_json=True)
-        return None if type_oid in _INTEGERS else Conversion(_integer, in_json=True)
+            return boolean
+        return None if type_oid in _INTEGERS else _integer
     if declared == "REAL":
-        return Conversion(_finite if type_oid in FLOATS else _exact, in_json=False)
+        return _finite if type_oid in FLOATS else _exact
     if declared == "BLOB":
-        return Conversion(blob if type_oid == BYTEA else _bytes(type_oid), in_json=False)
+        return blob if type_oid == BYTEA else _bytes(type_oid)
     return None
 
 

@@ -30,6 +30,7 @@ class TargetClock:
         self._told_at = 0.0
         #: how far the last commit time that came lay ahead of the target's clock, in seconds
         self.skew = 0.0
+        self._waited = 0.0
 
     def saw(self, text: str) -> None:
         """The target has just told its time."""
@@ -54,9 +55,16 @@ class TargetClock:
                 raise self._too_far(origin, now)
             if interrupted():
                 return False
+            began = time.monotonic()
             time.sleep(min((origin.commit_time - now).total_seconds() + 0.0001, LOOK_SECONDS))
             now = self._ask()
+            self._waited += time.monotonic() - began
         return True
+
+    def take_waited(self) -> float:
+        """Return the seconds that were waited since this was last asked."""
+        waited, self._waited = self._waited, 0.0
+        return waited
 
     def _ask(self) -> datetime:
         (text,) = self._connection.execute("SELECT clock_timestamp()::text").fetchone() or ("",)

@@ -14,8 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from streamer.errors import SchemaError
-from streamer.model import UNCHANGED, Identity, Relation, Row, Version
-from streamer.sinks import net
+from streamer.model import UNCHANGED, Identity, Relation, Row, Version, newest
 from streamer.sinks.merge import Merge, merge_of
 from streamer.sinks.policy import Key, Rules
 
@@ -116,7 +115,7 @@ def _not_full(relation: Relation) -> SchemaError:
 
 def filled(new: Row, old: Row | None) -> Row:
     """Return `new` with what it left unchanged taken from `old`, as far as that is known."""
-    return new if old is None else net.merge(old, new)
+    return new if old is None else newest(old, new)
 
 
 class Touched:

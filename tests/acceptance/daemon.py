@@ -13,10 +13,12 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from tests.role import reached
 from tests.servers import free_port
 from tests.waiting import wait_for
 
@@ -43,10 +45,12 @@ class Streamer:
         self.directory = directory
         self.path = directory / "streamer.toml"
         self.environment: dict[str, str] = {}
+        #: what commands begin with, to run somewhere else
+        self.enter: Sequence[str] = ()
         self._log = directory / "log"
-        self._port = free_port()
+        self.port = free_port()
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._nodes = dict(nodes)
+        self._nodes = {name: reached(url) for name, url in nodes.items()}
         self._sync: dict[str, object] = {
             "sources": list(sources),
             "targets": list(targets),
@@ -60,7 +64,7 @@ class Streamer:
     def write_config(self, **changes: object) -> None:
         """Write the config, with these keys of the sync changed."""
         self._sync |= changes
-        lines = ["[http]", f'listen = "127.0.0.1:{self._port}"']
+        lines = ["[http]", f'listen = "127.0.0.1:{self.port}"']
         for name, url in self._nodes.items():
             lines += [f"[nodes.{name}]", f"url = {json.dumps(url)}"]
             if url.startswith("postgres"):
@@ -78,17 +82,18 @@ class Streamer:
             self.kill()
         print(self.log)  # pytest shows it with a failure
         if kind is None:
-            assert "Traceback" not in self.log
+            _, found, what = self.log.partition("Traceback")
+            assert not found, what[:4000]
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 
-    def command(self, *arguments: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, succeeds: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a verb on the config to its end."""
         done = subprocess.run(
-            [*PROGRAM, *arguments, "--config", str(self.path)],
+            [*self.enter, *PROGRAM, *arguments, "--config", str(self.path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             **self._surroundings(),
         )
         assert not succeeds or done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
@@ -123,15 +128,25 @@ class Streamer:
         """All that daemons of this config have said, on standard output and error."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def start(self, *options: str, output: IO[bytes] | None = None) -> Self:
-        """Start `run`; its standard output goes to the log, or to a file of the test."""
+    def beside(self, *, another_port: bool = False) -> Streamer:
+        """Start a second daemon with the same config, or one that differs in the port only."""
+        second = copy(self)
+        second.environment = dict(self.environment)
+        second._daemon, second._log = None, self.directory / "log of the second"
+        if another_port:
+            second.port, second.path = free_port(), self.directory / "second.toml"
+            second.write_config()
+        return second.start()
+
+    def start(self, *options: str, output: IO[bytes] | None = None, errors: IO[bytes] | None = None) -> Self:
+        """Start `run`; its standard output and error go to the log, or to a file of the test."""
         assert not self.running
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(
-                [*PROGRAM, "run", "--config", str(self.path), *options],
+                [*self.enter, *PROGRAM, "run", "--config", str(self.path), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output or log,
-                stderr=log,
+                stderr=errors or log,
                 start_new_session=True,
                 **self._surroundings(),
             )
@@ -173,13 +188,17 @@ class Streamer:
     def streams(self) -> list[dict[str, Any]]:
         """The streams as the daemon's /status has them; none while it does not answer. `status` reads the same, more slowly."""
         assert self.running, f"the daemon has ended: {self.log}"
-        url = f"http://127.0.0.1:{self._port}/status"
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(url, timeout=5) as response:
-                return list(json.load(response)["streams"])
+            return list(json.loads(self.get("/status"))["streams"])
         except OSError:
             return []
+
+    def get(self, path: str) -> str:
+        """What the daemon answers. Raises OSError."""
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            body: bytes = response.read()
+        return body.decode()
 
     def edges(self) -> dict[str, dict[str, Any]]:
         """The edges as /status has them, by `source->target`."""

@@ -22,12 +22,15 @@ from streamer.model import LSN
 from tests import configs
 from tests.acceptance.daemon import Streamer
 from tests.acceptance.tables import rows
+from tests.role import reached
 from tests.servers import Database, Row
 from tests.waiting import wait_for, wait_for_equal
 
 MARKS = "CREATE TABLE mark (node integer, n integer, PRIMARY KEY (node, n))"
 COUNT = "SELECT count(*) FROM mark WHERE node = %s"
 PROGRESS = "streamer.progress"
+DELTAS = "streamer.delta"
+"""What the tables begin with that triggers write."""
 _LINE = re.compile(r"table (\S+): ([A-Z]+): ?(.*)", re.DOTALL)
 _VALUE = re.compile(r"(?:^| )(\w+)\[[^]]*(?:\[\])?\]:('(?:[^']|'')*'|\S+)")
 
@@ -46,7 +49,7 @@ class Mesh(Streamer):
     ) -> None:
         self.nodes = dict(nodes)
         self.syncs: dict[str, dict[str, Any]] = {name: {"tables": ["public.*"]} | dict(sync) for name, sync in syncs.items()}
-        self._captures = dict(captures or {})
+        self.captures = dict(captures or {})
         own = {name: node.url if isinstance(node, Database) else f"sqlite:///{node}" for name, node in nodes.items()}
         super().__init__(directory, own | dict(urls or {}))
 
@@ -54,17 +57,17 @@ class Mesh(Streamer):
         """Write the config, with these keys of the first sync changed."""
         next(iter(self.syncs.values())).update(changes)
         nodes = {name: {"url": url} | self._capture_of(name) for name, url in self._nodes.items()}
-        document = {"nodes": nodes, "syncs": self.syncs, "http": {"listen": f"127.0.0.1:{self._port}"}}
+        document = {"nodes": nodes, "syncs": self.syncs, "http": {"listen": f"127.0.0.1:{self.port}"}}
         configs.write_config(self.path, document)
 
     def add_node(self, name: str, node: Database) -> None:
         """Put one more node into the config, into no sync yet."""
         self.nodes[name] = node
-        self._nodes[name] = node.url
+        self._nodes[name] = reached(node.url)
         self.write_config()
 
     def _capture_of(self, name: str) -> dict[str, str]:
-        return {"capture": self._captures[name]} if name in self._captures else {}
+        return {"capture": self.captures[name]} if name in self.captures else {}
 
     # -- the databases ---------------------------------------------------------------------------------------------------------
 
@@ -105,7 +108,7 @@ class Mesh(Streamer):
         """Make a transaction on each source, and wait until all nodes have them; return where the sources were before."""
         before = {}
         for number, (name, database) in enumerate(self.sources.items()):
-            before[name] = LSN.parse(str(database.query("SELECT pg_current_wal_insert_lsn()::text")[0][0]))
+            before[name] = self._position(name)
             database.execute("INSERT INTO mark SELECT %s, count(*) FROM mark WHERE node = %s", [number, number])
         counts = {number: database.query(COUNT, [number]) for number, database in enumerate(self.sources.values())}
         for node, (number, count) in product(self.nodes.values(), counts.items()):
@@ -115,6 +118,13 @@ class Mesh(Streamer):
             except AssertionError as error:
                 raise AssertionError("; ".join([str(error), *self.problems()])) from None
         return before
+
+    def _position(self, source: str) -> LSN:
+        """Where a source of the first sync stands: in its WAL, or after so many batches."""
+        database = self.databases[source]
+        if self.captures.get(source) == "trigger":
+            return LSN(database.query("SELECT max(number) << 32 FROM streamer.delta_reader")[0][0])
+        return LSN.parse(str(database.query("SELECT pg_current_wal_insert_lsn()::text")[0][0]))
 
     @contextmanager
     def apart(self, *queries: str) -> Iterator[None]:
@@ -137,11 +147,7 @@ class Mesh(Streamer):
             "SELECT target, kind, key, change, current_origin, current_commit::text, incoming_origin, incoming_commit::text,"
             " winner, left(current_row, 80), left(incoming_row, 80), error FROM streamer.conflict WHERE table_name = %s ORDER BY id"
         )
-        deleted = (
-            "SELECT 'deleted', t.key, x.timestamp::text, roname FROM streamer.tombstone t"
-            " CROSS JOIN pg_xact_commit_timestamp_origin(t.xmin) x LEFT JOIN pg_replication_origin o ON o.roident = x.roident"
-            " WHERE table_name = %s"
-        )
+        deleted = "SELECT 'deleted', key, xmin::text, deleted::text FROM streamer.tombstone WHERE table_name = %s"
         return [
             f"on {name}: {' '.join(map(str, row))}"
             for name, node in self.databases.items()
@@ -183,6 +189,11 @@ class Observer:
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [self._slot])
 
     @property
+    def tells_commit_times(self) -> bool:
+        """Whether others are told the commit times of the WAL: where triggers capture, only if the server keeps them."""
+        return self._database.query("SHOW track_commit_timestamp") == [("on",)]
+
+    @property
     def _slot(self) -> str:
         return f"observer_{self._database.name}"
 
@@ -199,7 +210,7 @@ class Observer:
         for (text,) in self._database.query(query, [self._slot]):
             if text.startswith("BEGIN"):
                 lines = []
-            elif match := _LINE.fullmatch(text):
+            elif (match := _LINE.fullmatch(text)) and not match[1].startswith(DELTAS):
                 lines.append((match[1], match[2], match[3]))
             elif text.startswith("COMMIT") and lines:
                 found.append(self._seen(lines, datetime.fromisoformat(text.partition("(at ")[2].rstrip(")"))))

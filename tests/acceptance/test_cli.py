@@ -199,7 +199,7 @@ def test_the_way_of_the_readme(shop: tuple[Shell, Database, Database]) -> None:
     source.execute("INSERT INTO t VALUES (2, 'y')")
     assert streamer("run", "--once", "--sync", "shop", "--source", "a").returncode == 0
     assert target.query("SELECT * FROM t ORDER BY id") == [(1, "x"), (2, "y")]
-    assert streamer("status").returncode == 1
+    assert streamer("status").returncode == 2
     removed = streamer("teardown", "--yes")
     assert removed.returncode == 0
     assert 'a: removed schema "streamer"' in removed.stdout
@@ -269,15 +269,3 @@ def test_a_wrong_password_is_one_line_and_is_not_shown(shop: tuple[Shell, Databa
     assert done.returncode == 1
     assert "2 errors" in done.stdout
     assert "Falsch-2" not in streamer.printed
-
-
-def test_a_port_that_is_taken_is_one_line(shop: tuple[Shell, Database, Database]) -> None:
-    streamer, _, _ = shop
-    streamer("setup")
-    daemon = streamer.start("run")
-    try:
-        wait_for(lambda: streamer("status").returncode == 0, "the daemon to stream")
-        assert "http.listen 127.0.0.1:" in error_of(streamer("run"))
-    finally:
-        daemon.terminate()
-        daemon.communicate(timeout=SECONDS)

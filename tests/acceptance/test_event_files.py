@@ -15,8 +15,9 @@ import pytest
 
 from streamer.sinks.jsonl_progress import read
 from tests.acceptance.daemon import Streamer
-from tests.acceptance.test_crash import fill_with_pgbench, pgbench
+from tests.acceptance.pgbench import fill_with_pgbench, pgbench
 from tests.events import Event, Row, Tables, events, files, transactions
+from tests.meanwhile import meanwhile
 from tests.proxy import Proxy
 from tests.servers import Database
 from tests.waiting import wait_for
@@ -61,22 +62,16 @@ def counts(found: Iterator[Event]) -> list[int]:
 @contextmanager
 def counting(source: Database) -> Iterator[None]:
     """One session sets the counter to 1, 2, 3 …, each in a transaction of its own, while the context lasts."""
-    stop = threading.Event()
 
-    def count() -> None:
+    def count(stop: threading.Event) -> None:
         with source.connect() as connection:
             number = 0
             while not stop.wait(0.002):
                 number += 1
                 connection.execute("UPDATE counter SET n = %s", [number])
 
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
+    with meanwhile(count):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def wait_until_all_is_there(source: Database, path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.acceptance.daemon import Streamer
 from tests.acceptance.tables import rows
 from tests.events import Tables, events
 from tests.servers import Database
-from tests.trouble import file_size_limit
+from tests.trouble import SmallDisk, file_size_limit
 from tests.waiting import wait_for, wait_for_equal
 
 KINDS = ("sqlite", "jsonl")
@@ -103,6 +103,31 @@ def test_files_that_cannot_grow_for_a_while(shop: Files) -> None:
             assert (words in told[kind][0], "ulimit -f" in told[kind][1]) == (True, True), told
         assert 3 < len(shop.held("sqlite")) < 400
     shop.expect_rows(400)
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path, source15: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY, x text)")
+    with closing(SmallDisk(tmp_path / "disk", 8 << 20)) as disk:
+        nodes = {"a": source15.url} | {kind: f"{kind}:///{tmp_path}/disk/{kind}" for kind in KINDS}
+        streamer = Streamer(tmp_path, nodes, targets=KINDS)
+        streamer.enter = disk.enter
+        with streamer.setup().start_streaming():
+            source15.execute("INSERT INTO t SELECT n, 'x' FROM generate_series(1, 3) AS n")
+            streamer.command("kick", "shop", "--wait", "30")
+            disk.fill()
+            source15.execute("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(4, 400) AS n")
+            wait_for(lambda: len(streamer.problems()) == 2, "both targets to be full")
+            told = {line["target"]: (line["error"], line["remedy"]) for line in streamer.status()}
+            for kind, words in {"sqlite": "database or disk is full", "jsonl": "No space left on device"}.items():
+                assert (words in told[kind][0], "make room" in told[kind][1]) == (True, True), told
+            disk.relieve()
+            wait_for(lambda: not streamer.problems(), "the daemon to be content")
+            streamer.command("kick", "shop", "--wait", "30")
+            assert streamer.stop() == 0
+        for file in disk.root.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert [row for (row,) in rows(tmp_path / "sqlite", "SELECT id FROM t ORDER BY id")] == list(range(1, 401))
+    assert sorted(int(row["id"] or 0) for row in Tables(events(tmp_path / "jsonl")).rows("public", "t")) == list(range(1, 401))
 
 
 def test_a_writer_that_keeps_the_sqlite_file_locked(shop: Files) -> None:

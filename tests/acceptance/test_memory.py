@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.daemon import Streamer
 from tests.acceptance.tables import wait_until_same
+from tests.processes import peak_memory
 from tests.servers import Database
 
 LIMIT = 300  # MiB
 ROWS = 2_000_000
 
 
-def peak_memory(pid: int) -> int:
-    """The most that the process ever had in memory, in MiB. https://man7.org/linux/man-pages/man5/proc_pid_status.5.html"""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) // 1024
-
-
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("capture", ["pgoutput", "wal2json"])
+@pytest.mark.parametrize("capture", ["pgoutput", "wal2json", "trigger"])
 def test_a_transaction_of_two_million_rows_passes_in_little_memory(
     tmp_path: Path, source15: Database, target18: Database, capture: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.mesh import MARKS, Mesh
-from tests.acceptance.test_crash import pgbench
+from tests.acceptance.pgbench import pgbench
 from tests.conftest import Databases
 from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for
@@ -52,7 +52,7 @@ def listed(mesh: Mesh, *options: str) -> list[dict[str, Any]]:
 
 
 def fill(server: PostgresServer, database: Database) -> None:
-    from tests.bench.work import pgbench as run
+    from tests.bench.databases import pgbench as run
 
     run(database, "-i", "-q", "-s", "1")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.mesh import MARKS, Mesh
-from tests.acceptance.test_crash import pgbench
+from tests.acceptance.pgbench import pgbench
 from tests.conftest import Databases
 from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for, wait_for_equal
@@ -148,7 +148,10 @@ def test_latest_is_refused_where_commit_times_are_not_kept(mesh: Mesh, b: Databa
 # -- nodes that come and go --------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_that_was_away_for_long_catches_up(mesh: Mesh, a: Database, b: Database) -> None:
+@pytest.mark.parametrize("triggers", ["", "ab"], ids=["WAL", "triggers"])
+def test_a_node_that_was_away_for_long_catches_up(mesh: Mesh, a: Database, b: Database, triggers: str) -> None:
+    mesh.captures |= dict.fromkeys(triggers, "trigger")
+    mesh.write_config()
     a.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 1000) i")
     mesh.setup().start_streaming()
     mesh.wait_until_quiet([ALL])
@@ -170,8 +173,10 @@ LEFT = {
 }
 
 
-def test_a_node_that_is_removed_leaves_nothing_behind(tmp_path: Path, a: Database, b: Database, c: Database) -> None:
-    with Mesh(tmp_path, {"a": a, "b": b, "c": c}, {"shop": {"sources": ["a", "b", "c"]}}) as mesh:
+@pytest.mark.parametrize("triggers", ["", "bc"], ids=["WAL", "WAL and triggers"])
+def test_a_node_that_is_removed_leaves_nothing_behind(tmp_path: Path, a: Database, b: Database, c: Database, triggers: str) -> None:
+    captures = dict.fromkeys(triggers, "trigger")
+    with Mesh(tmp_path, {"a": a, "b": b, "c": c}, {"shop": {"sources": ["a", "b", "c"]}}, captures=captures) as mesh:
         mesh.on_all(f"{MARKS}; {TABLE}")
         mesh.setup().start_streaming()
         for i, node in enumerate((a, b, c)):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.daemon import Streamer
+from tests.acceptance.pgbench import fill_with_pgbench, pgbench
 from tests.acceptance.tables import wait_until_same
-from tests.acceptance.test_crash import fill_with_pgbench, pgbench
 from tests.mysql_servers import MysqlDatabase
 from tests.servers import Database
 from tests.waiting import wait_for

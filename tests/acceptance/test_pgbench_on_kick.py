@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.mesh import MARKS, Mesh
+from tests.acceptance.pgbench import pgbench
 from tests.acceptance.tables import rows
-from tests.acceptance.test_crash import pgbench
 from tests.acceptance.test_multi_master import BALANCES, DELTAS, fill
 from tests.conftest import Databases
 from tests.mysql_servers import MysqlDatabase

@@ -49,11 +49,6 @@ class Reader:
         self._source = source
         self._target = target
 
-    def psql(self, server: PostgresServer, script: str) -> None:
-        """Execute the script as the superuser does, in psql."""
-        command = [str(server.bin_dir / "psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", server.url()]
-        subprocess.run(command, input=script, text=True, check=True)
-
     def write_config(self) -> None:
         config = self.config.replace("10.0.0.1:5432", f"127.0.0.1:{self._source.port}")
         config = config.replace("10.0.0.2:5432", f"127.0.0.1:{self._target.port}")
@@ -100,8 +95,8 @@ def reader(databases: Databases, pg15: PostgresServer, pg18: PostgresServer, tmp
 
 def test_a_stranger_replicates_a_database_by_the_readme(reader: Reader, pg15: PostgresServer, pg18: PostgresServer) -> None:
     source, target = reader.statements
-    reader.psql(pg15, source)
-    reader.psql(pg18, target)
+    pg15.psql(source)
+    pg18.psql(target)
     reader.write_config()
     for command in ("streamer check", "streamer setup"):
         assert alike(reader.run(command)) == alike(reader.commands[command])

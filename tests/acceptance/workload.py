@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -26,6 +27,8 @@ SHAPES = {
     "merged": "id integer PRIMARY KEY, v integer, w text, n integer NOT NULL DEFAULT 0, top integer, low integer",
 }
 MERGED = {"delta": ["n"], "max": ["top"], "min": ["low"]}
+ASSIGNED = 100000  # txid_current_if_assigned()
+MANY = 250
 WIDE = 3000  # characters that do not compress: out of line, and not in the WAL of an update that leaves them alone
 
 
@@ -42,7 +45,12 @@ class Table:
 
     @property
     def ddl(self) -> str:
-        return f"CREATE TABLE {self.name} ({SHAPES[self.shape]}); ALTER TABLE {self.name} REPLICA IDENTITY FULL"
+        return f"CREATE TABLE {self.name} ({SHAPES[self.shape]})"
+
+    @property
+    def identity(self) -> str:
+        """For nodes that are read from the WAL."""
+        return f"ALTER TABLE {self.name} REPLICA IDENTITY FULL"
 
     @property
     def query(self) -> str:
@@ -53,7 +61,28 @@ class Table:
         """The transactions that a node tries."""
         dice = random.Random(f"{self.seed} {node}")
         for _ in range(number):
-            yield [self._statement(dice) for _ in range(dice.choice([1, 1, 1, 2, 3]))]
+            if "u integer" in SHAPES[self.shape] and dice.random() < 0.05:
+                yield self._exchange(dice)
+            elif dice.random() < 0.03:
+                yield [*self._large(dice), *([self._statement(dice)] * dice.randrange(2))]
+            else:
+                yield [self._statement(dice) for _ in range(dice.choice([1, 1, 1, 2, 3]))]
+
+    def _exchange(self, dice: random.Random) -> list[str]:
+        """Two rows give each other their unique values, which only a third value in between makes possible."""
+        one, other = dice.sample(KEYS, 2)
+        spare, first, second = dice.randrange(100, 200), dice.choice(VALUES), dice.choice(VALUES)
+        values = ((spare, one), (first, other), (second, one))
+        return [f"UPDATE {self.name} SET u = {value} WHERE id = {key}" for value, key in values]
+
+    def _large(self, dice: random.Random) -> list[str]:
+        """What is written set by set elsewhere, or empties the table."""
+        k, ks = (", k", ", 1") if self.shape == "two keys" else ("", "")
+        rows = f"SELECT i{ks}, {dice.choice(VALUES)} FROM generate_series(1, {MANY}) AS i"
+        insert = f"INSERT INTO {self.name} (id{k}, v) {rows} WHERE NOT EXISTS (SELECT 1 FROM {self.name} AS t WHERE t.id = i)"
+        update = f"UPDATE {self.name} SET v = {dice.choice(VALUES)} WHERE id > {dice.choice(KEYS)}"
+        delete = f"DELETE FROM {self.name} WHERE id > {dice.choice(KEYS)}"
+        return dice.choice([[insert], [insert], [insert, delete], [update], [delete, insert], [f"TRUNCATE {self.name}"]])
 
     def _statement(self, dice: random.Random) -> str:
         return dice.choice([self._insert, self._insert, self._update, self._update, self._update, self._delete, self._move])(dice)
@@ -143,11 +172,13 @@ class Workload:
                 self._try(node, connection, *step)
 
     def _try(self, node: str, connection: psycopg.Connection[Row], table: Table, statements: Sequence[str]) -> None:
+        assigned = "txid_current_if_assigned" if connection.info.server_version >= ASSIGNED else "txid_current"
         try:
             with connection.transaction():
-                for statement in statements:
-                    connection.execute(statement.encode())
-                xid = connection.execute("SELECT txid_current_if_assigned()").fetchone()
+                for number, statement in enumerate(statements):
+                    with connection.transaction() if number % 2 else nullcontext():  # some rows have the xid of a savepoint
+                        connection.execute(statement.encode())
+                xid = connection.execute(f"SELECT {assigned}()".encode()).fetchone()
         except (psycopg.IntegrityError, psycopg.OperationalError):
             return
         if xid and xid[0]:
@@ -158,9 +189,15 @@ class Workload:
         times: list[tuple[object, str, str]] = []
         for name, node, xid, statements in self.history:
             if name == table.name:
-                ((moment,),) = self.nodes[node].query("SELECT pg_xact_commit_timestamp(%s::text::xid)", [xid])
+                ((moment,),) = self.nodes[node].query(f"SELECT {commit_time(self.nodes[node], '%s::text::xid')}", [xid])
                 times.append((moment, node, statements))
         return "\n".join(f"{moment} {node}: {statements}" for moment, node, statements in sorted(times, key=str))
+
+
+def commit_time(node: Database, xid: str) -> str:
+    """The expression for a transaction's commit time, if the server keeps it, else for its xid."""
+    kept = node.query("SELECT setting FROM pg_settings WHERE name = 'track_commit_timestamp'") == [("on",)]
+    return f"pg_xact_commit_timestamp({xid})::text" if kept else f"({xid})::text"
 
 
 def shortened(text: str) -> str:

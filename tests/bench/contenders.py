@@ -30,10 +30,15 @@ CONFIG = """\
 {nodes}[http]
 listen = "127.0.0.1:{port}"
 
-[syncs.bench]
+{syncs}"""
+SYNC = """\
+[syncs.{name}]
 {roles}
-tables = ["public.*"]
+tables = {tables}
+{options}
 """
+PARALLEL = 160000  # large transactions are applied by several workers while they are made
+EVERYTHING = {"bench": "public.*"}
 ROLES = {
     False: {"sources": ["a"], "targets": ["b"]},
     True: {"sources": ["a", "b"]},
@@ -63,6 +68,9 @@ class Contender(Protocol):
     def stop(self) -> None:
         """Interrupt; on return nothing is read from the source any more."""
 
+    def processes(self) -> list[int]:
+        """What reads the changes and writes them, by pid, as far as it is not a session of others on a server."""
+
     def check(self) -> None:
         """Raise RuntimeError if it has ended by itself."""
 
@@ -71,7 +79,7 @@ class Contender(Protocol):
 
 
 class BuiltIn:
-    """CREATE PUBLICATION and CREATE SUBSCRIPTION with their defaults."""
+    """CREATE PUBLICATION and CREATE SUBSCRIPTION with what its manual offers for speed."""
 
     slot = "bench"
 
@@ -89,12 +97,18 @@ class BuiltIn:
             self._pair.target.execute("ALTER SUBSCRIPTION bench ENABLE")
         else:
             url = self._pair.source.url
-            self._pair.target.execute(f"CREATE SUBSCRIPTION bench CONNECTION '{url}' PUBLICATION bench")
+            streaming = "parallel" if self._pair.target.server.version >= PARALLEL else "on"
+            options = f"binary = on, streaming = {streaming}"
+            self._pair.target.execute(f"CREATE SUBSCRIPTION bench CONNECTION '{url}' PUBLICATION bench WITH ({options})")
             self._created = True
 
     def stop(self) -> None:
         self._pair.target.execute("ALTER SUBSCRIPTION bench DISABLE")
         wait_for(lambda: not slot_is_active(self._pair, self.slot), "the subscription to let its slot go")
+
+    def processes(self) -> list[int]:
+        workers = self._pair.target.query("SELECT pid FROM pg_stat_subscription WHERE subname = 'bench' AND pid IS NOT NULL")
+        return [pid for (pid,) in workers]
 
     def check(self) -> None:
         """The server restarts its workers; a deadline is all that can tell."""
@@ -105,28 +119,38 @@ class BuiltIn:
 
 
 class Daemon:
-    """The daemon in a process of its own, as a user runs it, for one sync called bench over the tables of the schema public."""
+    """The daemon in a process of its own, as a user runs it. `syncs` names each sync's tables, `options` are of all of them."""
 
     slot = "streamer_bench_a"
 
-    def __init__(self, urls: Mapping[str, str], roles: Mapping[str, Sequence[str]], plugin: str = "auto") -> None:
+    def __init__(
+        self,
+        urls: Mapping[str, str],
+        roles: Mapping[str, Sequence[str]],
+        plugin: str = "auto",
+        syncs: Mapping[str, str] = EVERYTHING,
+        options: Mapping[str, int] | None = None,
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="streamer-bench-")
         self._config = Path(self._directory.name) / "streamer.toml"
         self._log_path = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
         nodes = "".join(NODE.format(name=name, url=url, plugin=plugin) for name, url in urls.items())
         named = "\n".join(f"{role} = {json.dumps(list(names))}" for role, names in roles.items())
-        self._config.write_text(CONFIG.format(nodes=nodes, port=free_port(), roles=named))
+        more = "".join(f"{name} = {value}\n" for name, value in (options or {}).items())
+        listed = "".join(
+            SYNC.format(name=name, roles=named, tables=json.dumps([tables]), options=more) for name, tables in syncs.items()
+        )
+        self._config.write_text(CONFIG.format(nodes=nodes, port=free_port(), syncs=listed))
         self._command("setup")
 
     @property
     def log(self) -> str:
         return self._log_path.read_text() if self._log_path.exists() else ""
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the daemon, if it has been started."""
-        return None if self._process is None else self._process.pid
+    def processes(self) -> list[int]:
+        """The daemon, if it runs."""
+        return [] if self._process is None else [self._process.pid]
 
     def start(self) -> None:
         with self._log_path.open("ab") as log:

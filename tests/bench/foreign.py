@@ -21,11 +21,11 @@ from typing import Any
 
 import pymysql
 
+from streamer.assembly import make_sink
 from streamer.config import Config
-from streamer.daemon import make_sink
 from streamer.model import LSN, Change, Column, EdgeName, Group, Identity, Kind, Origin, Relation, TableName
 from tests.bench.contenders import Daemon
-from tests.mysql_servers import MysqlServer, mariadbd
+from tests.mysql_servers import MysqlServer, server_binary
 from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for
 
@@ -85,7 +85,7 @@ def measure(source: PostgresServer, rows: int, runs: int) -> Iterator[Result]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamer-bench-")))
         engines = [_sqlite(directory / "bench.sqlite")]
-        if (binary := mariadbd()) is not None:
+        if (binary := server_binary()) is not None:
             server = stack.enter_context(closing(MysqlServer(binary, SETTINGS)))
             server.start()
             engines.insert(0, _mariadb(server))

@@ -52,6 +52,16 @@ class Node:
             postgres_triggers.ensure(connection, read_target(connection, "b", definition.table), merged)
         return relation(definition, Identity.FULL if merged else Identity.DEFAULT)
 
+    def become_plain(self) -> None:
+        """Write with a role that has no right to replication origins."""
+        database = self.database
+        if not database.query("SELECT 1 FROM pg_roles WHERE rolname = 'plain'"):
+            database.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
+        for what in ("SCHEMA streamer, public", "ALL TABLES IN SCHEMA streamer, public", "ALL SEQUENCES IN SCHEMA streamer"):
+            database.execute(f"GRANT ALL ON {what} TO plain")
+        database.execute(f"GRANT TEMPORARY ON DATABASE {database.name} TO plain")
+        self.url = database.server.url(database.name, user="plain", password="plain")
+
     @contextmanager
     def edge(self) -> Iterator[Sink]:
         settings = MultiMaster(lambda table: self.rules, lambda name: pytest.fail(name), 5.0, 30, 7, self.rules.policy == "latest")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from streamer.admin.setup import setup
 from streamer.config import Config
 from streamer.daemon import Daemon
-from streamer.report import EdgeReport, State
+from streamer.report import EdgeReport, NodeReport, State, StreamReport
 from tests.conftest import Databases
 from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for
@@ -25,6 +25,28 @@ class Running:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+
+    @property
+    def reports(self) -> list[StreamReport]:
+        """What the streams report."""
+        return self._daemon.report()
+
+    @property
+    def nodes(self) -> list[NodeReport]:
+        """What was seen of the slots of each source."""
+        return self._daemon.nodes()
+
+    def kick(self, sync: str) -> None:
+        """Ask for all that is committed by now."""
+        self._daemon.kick(sync)
+
+    def pause(self, sync: str) -> None:
+        """Stop the streams of a sync."""
+        self._daemon.pause(sync)
+
+    def resume(self, sync: str) -> None:
+        """Let them go on."""
+        self._daemon.resume(sync)
 
     @property
     def edges(self) -> dict[str, EdgeReport]:
@@ -70,23 +92,30 @@ def tuned_back() -> Iterator[None]:
 
 
 @contextmanager
-def running(config: Config, *, source: str | None = None, wait: bool = True, set_up: bool = True) -> Iterator[Running]:
-    """Set up the config's syncs and run them, or those from one source, while the context lasts; with `wait`, from when all of them
-    stream."""
-    if set_up:
-        setup(config, None, lambda line: None)
+def daemon_running(config: Config, source: str | None = None) -> Iterator[Daemon]:
+    """Run the syncs of the config, or those from one source, while the context lasts."""
     with tuned_back():
         daemon = Daemon(config, source=source)
         thread = threading.Thread(target=daemon.run)
         thread.start()
         try:
-            streams = Running(daemon)
-            if wait:
-                streams.wait_until_streaming()
-            yield streams
+            yield daemon
         finally:
             daemon.stop()
             thread.join()
+
+
+@contextmanager
+def running(config: Config, *, source: str | None = None, wait: bool = True, set_up: bool = True) -> Iterator[Running]:
+    """Set up the config's syncs and run them, or those from one source, while the context lasts; with `wait`, from when all of them
+    stream."""
+    if set_up:
+        setup(config, None, lambda line: None)
+    with daemon_running(config, source) as daemon:
+        streams = Running(daemon)
+        if wait:
+            streams.wait_until_streaming()
+        yield streams
 
 
 def four_nodes(databases: Databases, pg15: PostgresServer, pg18: PostgresServer, tables: Sequence[str]) -> dict[str, Database]:

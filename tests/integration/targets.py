@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 from streamer import statements
+from streamer.errors import StreamerError, TakenError
 from streamer.model import LSN, EdgeName, Group, SlotIdentity, TableDefinition, TableName
 from streamer.node_config import MysqlAddress
 from streamer.ports import Progress, Question, Sink, Written
@@ -29,6 +30,7 @@ from streamer.sinks.mysql_ddl import Names, create_table
 from streamer.sinks.mysql_ddl import quote as quote_mysql
 from streamer.sinks.mysql_types import Engine
 from streamer.sinks.postgres import PostgresSink
+from streamer.sinks.quarantine import OnError, stops
 from streamer.sinks.shaped import ShapedSink, Shapes
 from streamer.sinks.sqlite import SqliteSink
 from tests.changes import write
@@ -36,17 +38,19 @@ from tests.events import Tables, events
 from tests.memory import MemoryDatabase, MemorySink, MemoryTable
 from tests.mysql_servers import MysqlDatabase
 from tests.servers import Database
+from tests.waiting import wait_for
 
 EDGE = EdgeName("shop", "a", "b")
 SLOT = SlotIdentity("7123", "shop", "streamer_shop_a")
 BEGIN = LSN(100)
 Rows = list[tuple[str | None, ...]]
+_HELD = "SELECT kind, row_key, new_row, error FROM {} ORDER BY id"
 
 
 class Target(Protocol):
     """A database that sinks write to."""
 
-    def sink(self) -> Sink:
+    def sink(self, on_error: OnError = stops) -> Sink:
         """A new sink of `EDGE`, not yet open."""
 
     def create(self, definition: TableDefinition, *unique: str) -> None:
@@ -58,12 +62,18 @@ class Target(Protocol):
     def position(self) -> LSN | None:
         """The committed position of `EDGE`, as any other program sees it."""
 
+    def held(self) -> Rows:
+        """The changes in quarantine, in order, as any other program sees them: kind, key, new row, error."""
+
+    def let_go(self) -> None:
+        """Take all changes out of quarantine, as a command does."""
+
 
 class MemoryTarget:
     def __init__(self) -> None:
         self.database = MemoryDatabase()
 
-    def sink(self) -> Sink:
+    def sink(self, on_error: OnError = stops) -> Sink:
         return MemorySink(EDGE, self.database)
 
     def create(self, definition: TableDefinition, *unique: str) -> None:
@@ -82,14 +92,20 @@ class MemoryTarget:
         progress = self.database.progress.get(EDGE)
         return progress.position if progress else None
 
+    def held(self) -> Rows:
+        return []
+
+    def let_go(self) -> None:
+        """Do nothing: there is no quarantine."""
+
 
 class SqliteTarget:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.touch()
 
-    def sink(self) -> Sink:
-        return SqliteSink(EDGE, self.path, busy_timeout=0.1)
+    def sink(self, on_error: OnError = stops) -> Sink:
+        return SqliteSink(EDGE, self.path, busy_timeout=0.1, on_error=on_error)
 
     def create(self, definition: TableDefinition, *unique: str) -> None:
         table = sqlite_ddl.quote(sqlite_ddl.target_name(definition.table))
@@ -115,6 +131,14 @@ class SqliteTarget:
             row = connection.execute("SELECT position FROM streamer_progress").fetchone()
         return LSN.parse(row[0]) if row else None
 
+    def held(self) -> Rows:
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(_HELD.format("streamer_quarantine")).fetchall()
+
+    def let_go(self) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM streamer_quarantine")
+
 
 class JsonlTarget:
     """Files of events. They hold no rows: those are what a consumer makes of them."""
@@ -122,7 +146,7 @@ class JsonlTarget:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def sink(self) -> Sink:
+    def sink(self, on_error: OnError = stops) -> Sink:
         return JsonlSink(EDGE, FileOutput(EDGE.target, self.path, limit=1 << 16), ProgressFile(EDGE, self._progress))
 
     @property
@@ -140,6 +164,12 @@ class JsonlTarget:
         record = read(EDGE.target, self._progress)
         return record.position if record else None
 
+    def held(self) -> Rows:
+        return []
+
+    def let_go(self) -> None:
+        """Do nothing: there is no quarantine."""
+
 
 class MysqlTarget:
     """With `local_infile` off, rows go in INSERTs instead of files."""
@@ -152,8 +182,8 @@ class MysqlTarget:
             if statement.strip():
                 database.execute(statement)
 
-    def sink(self) -> Sink:
-        return MysqlSink(EDGE, MysqlAddress.parse(self.database.url))
+    def sink(self, on_error: OnError = stops) -> Sink:
+        return MysqlSink(EDGE, MysqlAddress.parse(self.database.url), on_error=on_error)
 
     def create(self, definition: TableDefinition, *unique: str) -> None:
         ((version,),) = self.database.query("SELECT version()")
@@ -176,14 +206,20 @@ class MysqlTarget:
         rows = self.database.query("SELECT position FROM streamer_progress")
         return LSN.parse(rows[0][0]) if rows else None
 
+    def held(self) -> Rows:
+        return self.database.query(_HELD.format("streamer_quarantine"))
+
+    def let_go(self) -> None:
+        self.database.execute("DELETE FROM streamer_quarantine")
+
 
 class PostgresTarget:
     def __init__(self, database: Database) -> None:
         self.database = database
         database.execute(statements.load("postgres/install.sql"))
 
-    def sink(self) -> Sink:
-        return PostgresSink(EDGE, self.database.url)
+    def sink(self, on_error: OnError = stops) -> Sink:
+        return PostgresSink(EDGE, self.database.url, on_error=on_error)
 
     def create(self, definition: TableDefinition, *unique: str) -> None:
         columns = [
@@ -198,7 +234,9 @@ class PostgresTarget:
         columns += [sql.SQL("UNIQUE ({})").format(sql.Identifier(u)) for u in unique]
         if definition.primary_key:
             columns.append(sql.SQL("PRIMARY KEY ({})").format(_identifiers(definition.primary_key)))
-        self.database.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(definition.table.schema)))
+        schema = definition.table.schema
+        if not self.database.query("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]):  # 8.4 has no IF NOT EXISTS
+            self.database.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         self.database.execute(sql.SQL("CREATE TABLE {} ({})").format(_qualified(definition.table), sql.SQL(", ").join(columns)))
 
     def rows(self, definition: TableDefinition) -> Rows:
@@ -214,6 +252,12 @@ class PostgresTarget:
         rows = self.database.query("SELECT position FROM streamer.progress")
         return LSN.parse(rows[0][0]) if rows else None
 
+    def held(self) -> Rows:
+        return self.database.query(_HELD.format("streamer.quarantine"))
+
+    def let_go(self) -> None:
+        self.database.execute("DELETE FROM streamer.quarantine")
+
 
 class ShapedTarget:
     """Another target behind a sink that gives every table the shape that it has, with a condition that every row fulfils."""
@@ -221,8 +265,8 @@ class ShapedTarget:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def sink(self) -> Sink:
-        return ShapedSink(self._target.sink(), Shapes(_SameShapes(), {}, dict, _Yes()))
+    def sink(self, on_error: OnError = stops) -> Sink:
+        return ShapedSink(self._target.sink(on_error), Shapes(_SameShapes(), {}, dict, _Yes()))
 
     def create(self, definition: TableDefinition, *unique: str) -> None:
         self._target.create(definition, *unique)
@@ -232,6 +276,12 @@ class ShapedTarget:
 
     def position(self) -> LSN | None:
         return self._target.position()
+
+    def held(self) -> Rows:
+        return self._target.held()
+
+    def let_go(self) -> None:
+        self._target.let_go()
 
 
 class _SameShapes(dict[TableName, Shape]):
@@ -295,27 +345,42 @@ holds_infinity = pytest.mark.parametrize("target", [name for name in TARGETS if 
 """For tests of floats that are no numbers, which MySQL's floats cannot be."""
 keeps_rows = pytest.mark.parametrize("target", [name for name in TARGETS if name != "jsonl"], indirect=True)
 """For tests of what only a target with tables can do: refuse a row, miss one, tell what is there. Files of events just grow."""
+has_quarantine = pytest.mark.parametrize("target", [name for name in TARGETS if name not in ("jsonl", "memory")], indirect=True)
+"""For tests of what targets hold back."""
 
 
 @contextmanager
-def opened(target: Target) -> Iterator[Sink]:
+def opened(target: Target, on_error: OnError = stops) -> Iterator[Sink]:
     """A sink that is open, with its progress begun."""
-    sink = target.sink()
+    sink, progress = _open(target, on_error)
     try:
-        if sink.open() is None:
+        if progress is None:
             sink.begin(SLOT, BEGIN)
         yield sink
     finally:
         sink.close()
 
 
+def _open(target: Target, on_error: OnError) -> tuple[Sink, Progress | None]:
+    """A new sink and what it finds, once the session of the one before has ended: its server may take a moment for that."""
+
+    def tried() -> tuple[Sink, Progress | None] | None:
+        sink = target.sink(on_error)
+        try:
+            return sink, sink.open()
+        except StreamerError as error:
+            sink.close()
+            if not isinstance(error, TakenError):
+                raise
+            return None
+
+    return wait_for(tried, "the end of the session that writes the edge")
+
+
 def progress_of(target: Target) -> Progress:
     """What a new sink finds."""
-    sink = target.sink()
-    try:
-        progress = sink.open()
-    finally:
-        sink.close()
+    sink, progress = _open(target, stops)
+    sink.close()
     assert progress is not None
     return progress
 

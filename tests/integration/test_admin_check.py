@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from streamer.admin import check_connection
@@ -16,6 +16,7 @@ from streamer.admin.findings import Finding, Severity, failed
 from streamer.admin.run import run
 from streamer.admin.setup import setup
 from streamer.config import Config
+from streamer.session import connect
 from tests.configs import make_config
 from tests.conftest import Databases, Pair
 from tests.servers import Database, PostgresServer
@@ -120,10 +121,26 @@ def test_differences_of_a_target_are_found(pair: Pair) -> None:
     findings = check(make_config({"a": source.url, "b": target.url}))
     assert has(findings, "error", 'has no column "w"', 'ADD COLUMN "w" public.mood')
     assert has(findings, "warning", 'column "v" is character varying(5), on the source text')
-    assert has(findings, "warning", 'column "n" is bigint, on the source integer')
+    assert not has(findings, "warning", 'column "n"')  # bigint holds every integer
     assert has(findings, "error", 'column "extra" is NOT NULL without a default')
     assert has(findings, "warning", "no unique index covers its key (id)", 'CREATE UNIQUE INDEX ON "public"."t" ("id")')
     assert not has(findings, "error", "fine")
+
+
+def test_triggers_and_rules_that_act_on_replicated_rows_are_told(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id integer PRIMARY KEY)")
+    target18.execute("CREATE TABLE t (id integer PRIMARY KEY)")
+    target18.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+    for name in ("usual", "Always", "only_here"):
+        target18.execute(f'CREATE TRIGGER "{name}" BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()')
+    target18.execute("CREATE RULE r AS ON UPDATE TO t DO ALSO NOTHING")
+    target18.execute('ALTER TABLE t ENABLE ALWAYS TRIGGER "Always", ENABLE REPLICA TRIGGER only_here, ENABLE ALWAYS RULE r')
+    config = make_config({"a": source15.url, "b": target18.url})
+    told = [f for f in check(config) if "acts on what streamer writes" in f.reason]
+    assert [f.reason.split(" acts")[0] for f in told] == ["its RULE r", 'its TRIGGER "Always"', "its TRIGGER only_here"]
+    for finding in told:
+        target18.execute(finding.remedy.removeprefix("if it is not meant to: "))
+    assert not [f for f in check(config) if "acts on what streamer writes" in f.reason]
 
 
 def test_what_is_missing_in_an_sqlite_file_is_found(source15: Database, tmp_path: Path) -> None:
@@ -133,7 +150,26 @@ def test_what_is_missing_in_an_sqlite_file_is_found(source15: Database, tmp_path
     set_up(config)
     assert told(check(config)) == []
     source15.execute("ALTER TABLE t ADD COLUMN v text")
-    assert has(check(config), "warning", 'node "s": table "public.t" has no column "v"', "ADD COLUMN")
+    assert has(check(config), "error", 'table "public.t" on "s": has no column "v"', 'ALTER TABLE "t" ADD COLUMN "v" TEXT')
+
+
+def test_names_that_sqlite_takes_for_one_are_found_before_there_is_a_file(source15: Database, tmp_path: Path) -> None:
+    source15.execute('CREATE TABLE t (id int PRIMARY KEY, "Id" int)')
+    findings = check(make_config({"a": source15.url, "s": f"sqlite:///{tmp_path}/s.sqlite"}))
+    assert has(findings, "error", 'columns "id" and "Id" of table "public.t" would share a name in SQLite')
+
+
+def test_what_does_not_fit_in_an_sqlite_table_is_found(source15: Database, tmp_path: Path) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY, v text, n numeric(9,2)); CREATE TABLE u (id int PRIMARY KEY, v text)")
+    file = tmp_path / "s.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE t (id INTEGER NOT NULL, v TEXT, n INTEGER, extra TEXT NOT NULL) STRICT")
+        connection.execute("CREATE TABLE u (id INTEGER PRIMARY KEY, v INTEGER, extra TEXT NOT NULL DEFAULT 'x')")
+    findings = check(make_config({"a": source15.url, "s": f"sqlite:///{file}"}))
+    assert has(findings, "warning", 'column "n" is INTEGER in a STRICT table, narrower than numeric(9,2)', "is not a whole number")
+    assert has(findings, "error", 'table "public.t" on "s": column "extra" is NOT NULL without a default')
+    assert has(findings, "warning", "no unique index over NOT NULL columns covers its key (id)", 'ON "t" ("id")')
+    assert not [f for f in findings if "public.u" in f.object and f.object.endswith('"s"')]
 
 
 def test_one_database_under_two_names_is_found(source15: Database) -> None:
@@ -204,7 +240,7 @@ def bare(server_b: PostgresServer) -> Iterator[PostgresServer]:
 def test_a_server_that_is_not_configured_gets_every_setting_told(bare: PostgresServer, target15: Database) -> None:
     bare.execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)")
     findings = check(make_config({"a": bare.url(), "b": target15.url}, sources=["a", "b"], targets=[]))
-    assert has(findings, "error", "wal_level is replica, it must be logical; ALTER SYSTEM SET wal_level = logical")
+    assert has(findings, "error", "wal_level is replica, it must be logical", "; ALTER SYSTEM SET wal_level = logical")
     assert has(findings, "error", "0 of 1 max_replication_slots are in use, 2 more are needed, one of them for the copy")
     assert has(findings, "error", "max_wal_senders")
     assert has(
@@ -214,7 +250,7 @@ def test_a_server_that_is_not_configured_gets_every_setting_told(bare: PostgresS
 
 
 def test_the_handshake_of_a_direct_connection_names_its_process(source15: Database) -> None:
-    with closing(psycopg.connect(source15.url)) as one, closing(psycopg.connect(source15.url)) as other:
+    with connect("a", source15.url, application="one") as one, connect("a", source15.url, application="other") as other:
         assert list(check_connection.judge_probes("a", *check_connection.probe_twice(one, other))) == []
 
 

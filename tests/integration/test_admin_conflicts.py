@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from streamer import statements
-from streamer.admin.conflicts import Filter, find, get, make_filter, moment
+from streamer.admin.conflicts import Filter, find, get, make_filter
 from streamer.cli import app
 from streamer.config import Config
 from streamer.errors import StreamerError, UsageError
@@ -130,12 +130,6 @@ def test_without_several_sources_there_are_no_conflicts(source15: Database, targ
         find(config, Filter(sync="shop"))
     with pytest.raises(UsageError, match='the config has no sync "none"'):
         find(config, Filter(sync="none"))
-
-
-def test_a_moment_is_told_as_an_age_or_as_a_time() -> None:
-    assert abs(moment("90m") - (datetime.now(UTC) - timedelta(minutes=90))) < timedelta(minutes=1)
-    assert moment("2026-01-02T12:00") == moment("2026-01-02T13:00+01:00") == NOON
-    assert moment("2026-01-02") == NOON - timedelta(hours=12)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from streamer.admin.ddl import statements
 from streamer.capture.catalog import read_tables
 from streamer.cli import app
 from streamer.errors import UsageError
+from streamer.session import connect
 from streamer.sinks.postgres_types import TYPES
 from tests import every_type
 from tests.configs import checked, document, make_config, write_config
@@ -56,7 +57,7 @@ def source(source15: Database) -> Database:
 
 
 def test_the_catalog_tells_of_domains_enums_and_unique_keys(source: Database) -> None:
-    with source.connect() as connection:
+    with connect("a", source.url, application="test") as connection:
         (table,) = read_tables(connection, lambda name: name.name == "items")
     told = {c.name: (c.base_name, c.enum) for c in table.definition.columns if c.base_name or c.enum}
     assert told == {
@@ -79,7 +80,7 @@ def test_every_built_in_type_of_a_server_has_a_declared_column(source: Database,
 
 def test_what_is_printed_for_sqlite_makes_the_tables(source: Database, tmp_path: Path) -> None:
     config = make_config({"a": source.url, "b": f"sqlite:///{tmp_path / 'file'}"})
-    made = statements(config, "shop", "b")
+    made = statements(config, "shop", "b").all
     assert not (tmp_path / "file").exists()
     with closing(sqlite3.connect(tmp_path / "file")) as connection:
         for statement in made:
@@ -87,13 +88,13 @@ def test_what_is_printed_for_sqlite_makes_the_tables(source: Database, tmp_path:
         connection.execute("INSERT INTO \"sales.items\" (code, place) VALUES ('a', 'b')")
         row = connection.execute('SELECT name, price, data, ok FROM "sales.items"').fetchone()
     assert row == ('it\'s \\ "new"', "1.5", b"\x00\xff", 1)
-    assert statements(config, "shop", "b") == []
-    assert statements(config, "shop", "b", existing=True) == made
+    assert statements(config, "shop", "b").all == []
+    assert statements(config, "shop", "b", existing=True).all == made
 
 
 def test_what_is_printed_for_mariadb_makes_the_tables(source: Database, mariadb: MysqlDatabase) -> None:
     config = make_config({"a": source.url, "b": mariadb.url})
-    made = statements(config, "shop", "b")
+    made = statements(config, "shop", "b").all
     for statement in made:
         mariadb.execute(statement)
     mariadb.execute("INSERT INTO `sales.items` (code, place) VALUES ('a', 'b')")
@@ -108,14 +109,14 @@ def test_what_is_printed_for_mariadb_makes_the_tables(source: Database, mariadb:
         "00000000-0000-0000-0000-000000000000",
         1,
     )
-    assert statements(config, "shop", "b") == []
-    assert statements(config, "shop", "b", existing=True) == made
+    assert statements(config, "shop", "b").all == []
+    assert statements(config, "shop", "b", existing=True).all == made
 
 
 def test_schemas_become_databases_where_the_node_says_so(source: Database, mariadb: MysqlDatabase) -> None:
     values = document({"a": source.url, "b": mariadb.url})
     values["nodes"]["b"]["schemas"] = "database"
-    made = statements(checked(values), "shop", "b")
+    made = statements(checked(values), "shop", "b").all
     assert any(statement.startswith("CREATE TABLE `sales`.`items`") for statement in made)
     assert any(statement.startswith(f"CREATE TABLE `{mariadb.name}`.`select`") for statement in made)
     assert "CREATE DATABASE IF NOT EXISTS `sales`" in made
@@ -125,9 +126,9 @@ def test_what_is_printed_for_postgresql_makes_the_tables(pair: Pair) -> None:
     first, second = pair
     first.execute(SCHEMA)
     config = make_config({"a": first.url, "b": second.url})
-    for statement in statements(config, "shop", "b"):
+    for statement in statements(config, "shop", "b").all:
         second.execute(statement)
-    assert statements(config, "shop", "b") == []
+    assert statements(config, "shop", "b").all == []
     second.execute("INSERT INTO sales.items (code, place) VALUES ('a', 'b')")
 
 
@@ -137,7 +138,7 @@ def test_a_table_is_printed_in_its_shape(source: Database, tmp_path: Path) -> No
         tables=["sales.*"],
         table={"sales.items": {"rename": "wares", "columns": ["code", "place", "ok"]}},
     )
-    (made,) = statements(config, "shop", "b")
+    (made,) = statements(config, "shop", "b").all
     assert made.splitlines()[0] == 'CREATE TABLE "wares" ('
     assert '"name"' not in made
 
@@ -172,7 +173,7 @@ def test_the_server_takes_every_key_and_name_that_we_make(source: Database, mari
             + ", ".join(f"{name} {kind}" for name, kind in zip(quoted, columns.values(), strict=True))
             + f", PRIMARY KEY ({', '.join(unique[0])}), UNIQUE ({', '.join(unique[1])}), UNIQUE ({', '.join(unique[2])}))"
         )
-    made = statements(make_config({"a": source.url, "b": mariadb.url}), "shop", "b")
+    made = statements(make_config({"a": source.url, "b": mariadb.url}), "shop", "b").all
     for statement in made:
         mariadb.execute(statement)
     assert len(mariadb.query("SHOW TABLES")) == len(made) == 14

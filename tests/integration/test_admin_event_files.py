@@ -67,10 +67,10 @@ def test_setup_makes_the_file_once(config: Config, path: Path) -> None:
 def test_tables_and_status_tell_what_the_progress_file_says(config: Config, path: Path) -> None:
     set_up(config)
     assert [t.targets for t in tables(config, None)[0]] == [{"log": "copy, then stream"}]
-    assert [line.position for line in status(config)] == [None]
+    assert [line.position for line in status(config).edges] == [None]
     assert run(config, sync=None, source=None, once=True) == []
     assert [t.targets for t in tables(config, None)[0]] == [{"log": "stream"}]
-    (line,) = status(config)
+    (line,) = status(config).edges
     assert (line.state, line.error) == ("not running", None)
     assert line.position is not None
     assert [(event["kind"], event["new"]) for event in events(path)] == [("read", {"id": "1", "v": "x"})]
@@ -159,4 +159,4 @@ def test_check_finds_the_progress_of_another_node(path: Path) -> None:
 
 def test_setup_names_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(StreamerError, match=f'node "log": directory "{tmp_path}/nowhere" does not exist; mkdir -p'):
-        target(f"jsonl:///{tmp_path}/nowhere/x.jsonl").create([])
+        list(target(f"jsonl:///{tmp_path}/nowhere/x.jsonl").create([]))

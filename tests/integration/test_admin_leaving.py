@@ -20,6 +20,7 @@ from streamer.admin.setup import setup
 from streamer.admin.teardown import teardown
 from streamer.config import Config
 from streamer.errors import StreamerError, UsageError
+from streamer.session import connect
 from streamer.sinks.postgres_triggers import tables_with_triggers
 from tests.configs import make_config
 from tests.conftest import Databases
@@ -181,7 +182,7 @@ def test_a_node_that_leaves_one_of_its_syncs_keeps_what_the_other_has(world18: W
 
 
 def with_triggers(database: Database) -> list[str]:
-    with database.connect() as connection:
+    with connect("a", database.url, application="test") as connection:
         return [str(table) for table in tables_with_triggers(connection)]
 
 

@@ -6,21 +6,24 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from streamer import http
+from streamer import http_server
 from streamer.admin.run import run
 from streamer.admin.setup import setup
-from streamer.admin.status import Line, exit_code, print_status, status
+from streamer.admin.status import Line, Severity, Status, status
+from streamer.admin.status_table import print_status
 from streamer.admin.tables import print_tables, tables
 from streamer.config import Config
 from streamer.daemon import Daemon
 from streamer.errors import UsageError
 from tests.configs import make_config
 from tests.conftest import Pair
+from tests.integration.streams import daemon_running
 from tests.servers import Database
 from tests.waiting import wait_for, wait_for_equal
 
@@ -33,40 +36,33 @@ def set_up(config: Config) -> None:
 
 @contextmanager
 def running(config: Config) -> Iterator[Daemon]:
-    daemon = Daemon(config)
-    thread = threading.Thread(target=daemon.run)
-    with http.serving(config.http.address, daemon):
-        thread.start()
-        try:
-            yield daemon
-        finally:
-            daemon.stop()
-            thread.join()
+    with daemon_running(config) as daemon, http_server.serving(config.http.address, daemon):
+        yield daemon
 
 
 def states(config: Config) -> Callable[[], list[str]]:
-    return lambda: [str(line.state) for line in status(config)]
+    return lambda: [str(line.state) for line in status(config).edges]
 
 
 def test_status_follows_the_life_of_a_sync(pair: Pair, tmp_path: Path) -> None:
     source, target = pair
     source.execute(TABLES)
     config = make_config({"a": source.url, "b": target.url, "s": f"sqlite:///{tmp_path}/s.sqlite"})
-    before = status(config)
+    assert status(config).severity is Severity.CRITICAL
+    before = status(config).edges
     assert [(line.target, line.state, line.position) for line in before] == [("b", "not running", None), ("s", "not running", None)]
     assert [line.error for line in before] == ['sync "shop" has no slot on "a"'] * 2
     assert {line.remedy for line in before} == {"run: streamer setup --sync shop"}
-    assert exit_code(before) == 1
     set_up(config)
-    assert [line.error for line in status(config)] == [None, None]
+    assert [line.error for line in status(config).edges] == [None, None]
     with running(config):
         wait_for_equal(states(config), ["streaming", "streaming"], "both edges to stream")
         source.execute("INSERT INTO t VALUES (2, 'y')")
-        wait_for(lambda: all(line.rows == 1 for line in status(config)), "the row to be counted")
-        now = status(config)
-        assert exit_code(now) == 0
-        assert all(line.position and line.copied == 1 for line in now)
-    after = status(config)
+        wait_for(lambda: all(line.rows == 1 for line in status(config).edges), "the row to be counted")
+        assert status(config).severity is Severity.OK
+        now = status(config).edges
+        assert all(line.position and line.copied == 1 and line.inserted == 1 and line.last_applied for line in now)
+    after = status(config).edges
     assert [line.state for line in after] == ["not running", "not running"]
     assert all(line.position and line.lag_bytes is not None and line.rows is None for line in after)
 
@@ -81,16 +77,17 @@ def test_an_edge_that_has_failed_is_shown_with_its_remedy(
     source15.execute("SELECT pg_drop_replication_slot('streamer_shop_a')")
     with running(config):
         wait_for_equal(states(config), ["failed"], "the edge to fail")
-        lines = status(config)
-    assert exit_code(lines) == 2
-    assert lines[0].error is not None
-    assert 'slot "streamer_shop_a" does not exist on "a"' in lines[0].error
-    print_status(lines, as_json=False)
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == ["sync", "source", "target", "state", "position", "lag", "bytes", "lag", "s", "rows", "copied"]
-    assert printed[1].split()[:4] == ["shop", "a", "b", "failed"]
-    assert printed[2].startswith("shop: ")
-    assert "streamer teardown --sync shop" in printed[2]
+        found = status(config)
+    assert found.severity is Severity.CRITICAL
+    assert found.edges[0].error is not None
+    assert 'slot "streamer_shop_a" does not exist on "a"' in found.edges[0].error
+    print_status(found, as_json=False)
+    summary, headers, edge, error = capsys.readouterr().out.splitlines()
+    assert summary == "CRITICAL: 1 of 1 edge failed"
+    assert headers == ("sync  source  target  state   position  lag bytes  lag s  last applied  inserted  updated  deleted  copied")
+    assert edge.split()[:4] == ["shop", "a", "b", "failed"]
+    assert error.startswith("shop: ")
+    assert "streamer teardown --sync shop" in error
 
 
 def test_a_source_that_is_away_is_trouble_of_its_edges(source15: Database, target18: Database) -> None:
@@ -101,25 +98,36 @@ def test_a_source_that_is_away_is_trouble_of_its_edges(source15: Database, targe
         wait_for_equal(states(config), ["streaming"], "the edge to stream")
         source15.server.stop()
         wait_for_equal(states(config), ["retrying"], "the edge to notice")
-        assert exit_code(status(config)) == 1
+        assert status(config).severity is Severity.WARNING
         source15.server.start()
         wait_for_equal(states(config), ["streaming"], "the edge to come back")
 
 
 def test_nodes_that_are_away_are_shown_with_their_error() -> None:
     away = "postgresql://postgres@127.0.0.1:1/"
-    lines = status(make_config({"a": f"{away}a", "b": f"{away}b"}))
+    lines = status(make_config({"a": f"{away}a", "b": f"{away}b"})).edges
     assert [line.state for line in lines] == ["not running"]
     assert lines[0].error is not None
     assert "Connection refused" in lines[0].error
 
 
-def test_what_is_not_streamer_is_not_believed() -> None:
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"hello", r"what answers on http://127\.0\.0\.1:\d+/status is not streamer; set another port"),
+        (
+            b'{"version": "0.0.9", "streams": [], "nodes": [{"node": "a"}]}',
+            r"the daemon that runs is of another version \(0\.0\.9, this is .*\): it does not tell 'slots'; restart it",
+        ),
+    ],
+    ids=["something else", "another version"],
+)
+def test_what_is_not_this_streamer_is_not_believed(answer: bytes, said: str) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"hello")
+            self.wfile.write(answer)
 
         def log_message(self, format: str, *args: object) -> None: ...
 
@@ -128,7 +136,7 @@ def test_what_is_not_streamer_is_not_believed() -> None:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with pytest.raises(UsageError, match=r"what answers on http://127\.0\.0\.1:\d+/status is not streamer; set another port"):
+        with pytest.raises(UsageError, match=said):
             status(config)
     finally:
         server.shutdown()
@@ -138,28 +146,16 @@ def test_what_is_not_streamer_is_not_believed() -> None:
 
 def test_status_as_json_holds_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     line = Line("shop", "a", "b", "streaming", "0/1", 5, 0.5, 3, 2, None, None)
-    print_status([line], as_json=True)
-    assert json.loads(capsys.readouterr().out) == {
-        "edges": [
-            {
-                "sync": "shop",
-                "source": "a",
-                "target": "b",
-                "state": "streaming",
-                "position": "0/1",
-                "lag_bytes": 5,
-                "lag_seconds": 0.5,
-                "rows": 3,
-                "copied": 2,
-                "error": None,
-                "remedy": None,
-                "schedule": "continuous",
-                "run": None,
-                "next_run": None,
-                "replaced": None,
-            }
-        ]
-    }
+    print_status(Status([line], [], running=True), as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["severity"], document["running"], document["nodes"]) == ("ok", True, [])
+    assert list(document["edges"][0]) == [field.name for field in fields(Line)]
+    assert (document["edges"][0]["lag_seconds"], document["edges"][0]["last_applied"]) == (0.5, None)
+
+
+def test_a_blocked_target_is_a_warning_to_monitoring_though_the_edge_streams() -> None:
+    line = Line("shop", "a", "b", "streaming", "0/1", 5, 40.0, 3, 2, 'node "b" is at work on one group', "see what it waits for")
+    assert (line.severity, replace(line, error=None, remedy=None).severity) == (Severity.WARNING, Severity.OK)
 
 
 def test_tables_tells_what_will_happen_to_each(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

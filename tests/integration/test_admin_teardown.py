@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +13,11 @@ from streamer.admin.run import run
 from streamer.admin.setup import setup
 from streamer.admin.teardown import teardown
 from streamer.config import Config
-from streamer.daemon import Daemon
 from streamer.errors import StreamerError, UsageError
 from streamer.report import State
 from tests.configs import make_config
 from tests.conftest import Pair
+from tests.integration.streams import daemon_running
 from tests.servers import Database
 from tests.waiting import wait_for
 
@@ -129,10 +128,7 @@ def test_a_slot_that_is_read_is_only_dropped_by_force(pair: Pair) -> None:
     source.execute(TABLES)
     config = make_config({"a": source.url, "b": target.url})
     set_up(config)
-    daemon = Daemon(config)
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
-    try:
+    with daemon_running(config) as daemon:
         wait_for(lambda: source.query("SELECT 1 FROM pg_replication_slots WHERE active AND NOT temporary"), "the slot to be read")
         with pytest.raises(UsageError, match=r'slot "streamer_shop_a" on "a" is read by process \d+; stop streamer run first'):
             tear_down(config)
@@ -140,9 +136,6 @@ def test_a_slot_that_is_read_is_only_dropped_by_force(pair: Pair) -> None:
         assert not problems
         assert 'a: removed slot "streamer_shop_a"' in said
         wait_for(lambda: daemon.report()[0].state in (State.FAILED, State.RETRYING), "the daemon to notice")
-    finally:
-        daemon.stop()
-        thread.join()
 
 
 def test_a_daemon_that_still_copies_is_noticed_too(source15: Database, target18: Database) -> None:

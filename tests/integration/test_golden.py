@@ -51,19 +51,19 @@ def _told(relation: Relation, row: Row | None) -> dict[str, Value] | None:
     return {name: value for name, value in zip(relation.names, row, strict=True) if value is not UNCHANGED}
 
 
-def _sections() -> dict[str, str]:
+def script_sections() -> dict[str, str]:
     """The script's sections by name, in order."""
     parts = re.split(r"^--! (.*)\n", SCRIPT.read_text(), flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _open(database: Database) -> Connection:
+def open_source(database: Database) -> Connection:
     return connect("source", database.url, application="golden")
 
 
 def _replay(database: Database) -> list[str]:
     """Run the script; return the names of the sections that ran, which are all but those that the build cannot."""
-    with _open(database) as connection:
+    with open_source(database) as connection:
         # without it 18 refuses updates of tables with generated columns and the identity FULL
         more = ", publish_generated_columns = stored" if database.server.version >= 180000 else ""
         connection.execute(f"CREATE PUBLICATION golden FOR ALL TABLES WITH (publish_via_partition_root = true{more})")
@@ -71,7 +71,7 @@ def _replay(database: Database) -> list[str]:
         if database.server.wal2json:
             connection.execute("SELECT pg_create_logical_replication_slot('golden_wal2json', 'wal2json')")
         xml = connection.execute("SELECT count(*) FROM pg_config WHERE name = 'CONFIGURE' AND setting ~ 'libxml'").fetchone()
-        sections = {name: text for name, text in _sections().items() if name != "xml" or xml != (0,)}
+        sections = {name: text for name, text in script_sections().items() if name != "xml" or xml != (0,)}
         for text in sections.values():
             connection.pgconn.exec_(b"ROLLBACK")
             result = connection.pgconn.exec_(f"BEGIN; {text}; COMMIT".encode())
@@ -79,7 +79,7 @@ def _replay(database: Database) -> list[str]:
     return list(sections)
 
 
-def _assembled(decode: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Read]:
+def assembled(decode: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Read]:
     """The transactions that have changes: whether empty ones are sent depends on plugin and version."""
     assembler = Assembler("source")
     transactions: list[Read] = []
@@ -98,16 +98,16 @@ def _assembled(decode: Callable[[bytes], Any], payloads: Sequence[bytes]) -> lis
 
 
 def _through_pgoutput(database: Database) -> list[Read]:
-    with _open(database) as connection:
+    with open_source(database) as connection:
         peeked = connection.execute(
             "SELECT data FROM pg_logical_slot_peek_binary_changes('golden_pgoutput', NULL, NULL, "
             "'proto_version', '1', 'publication_names', 'golden')"
         )
-        return _assembled(PgoutputDecoder(generated=lambda table: {"twice"}).decode, [bytes(row[0]) for row in peeked])
+        return assembled(PgoutputDecoder(generated=lambda table: {"twice"}).decode, [bytes(row[0]) for row in peeked])
 
 
 def _through_wal2json(database: Database) -> list[Read]:
-    with _open(database) as connection:
+    with open_source(database) as connection:
         catalog = Catalog(connection)
         tables = connection.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname !~ '^pg_|information_schema'")
         chosen = options([TableName(*row) for row in tables], numbers_are_strings=False)
@@ -116,7 +116,7 @@ def _through_wal2json(database: Database) -> list[Read]:
         query = sql.SQL("SELECT data FROM pg_logical_slot_peek_changes('golden_wal2json', NULL, NULL, {})").format(marks)
         payloads = [row[0].encode() for row in connection.execute(query, arguments)]
         decoder = Wal2jsonDecoder(catalog.table, catalog.reread, numbers_are_strings=False)
-        return _assembled(decoder.decode, payloads)
+        return assembled(decoder.decode, payloads)
 
 
 class Catalog:
@@ -209,7 +209,7 @@ def _columns(reads: Sequence[Read]) -> list[tuple[TableName, Identity, list[tupl
 
 
 def _check_values(database: Database, reads: Sequence[Read], sections: Sequence[str]) -> None:
-    with _open(database) as connection:
+    with open_source(database) as connection:
         for table in WHOLE_TABLES:
             if table == "documents" and "xml" not in sections:
                 continue

@@ -16,9 +16,9 @@ import pytest
 
 from streamer.admin.setup import setup
 from streamer.config import Config
+from streamer.copytext import format_rows
 from streamer.model import LSN, EdgeName, SlotIdentity, TableName, Version
 from streamer.ports import CopyTable, RowVersion, Start
-from streamer.sinks.copytext import format_rows
 from streamer.sinks.postgres_copy import TableLoader
 from streamer.sinks.postgres_session import TargetSession
 from tests.configs import checked
@@ -68,7 +68,7 @@ def wait_until_equal(nodes: Mapping[str, Database], names: str) -> dict[str, dic
             if rows[table] != first[table]
         }
 
-    wait_for_equal(differing, dict[str, str](), "all nodes to be equal", 30)
+    wait_for_equal(differing, dict[str, str](), "all nodes to be equal", 120)
     return {table: {i: (writer, n) for i, writer, n in rows} for table, rows in contents(nodes[names[0]]).items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,28 +15,21 @@ from streamer.errors import UnknownSyncError
 from streamer.report import Result, State, StreamReport
 from tests.configs import make_config
 from tests.conftest import Databases, Pair
-from tests.integration.streams import tuned_back
+from tests.integration.streams import daemon_running
 from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for, wait_for_equal
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v text)"
 ROWS = "SELECT id, v FROM t ORDER BY id"
-SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'streamer %'"
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'streamer shop%'"
 
 
 @contextmanager
 def running(config: Config) -> Iterator[Daemon]:
     """Set up the config's syncs and run the daemon while the context lasts."""
     setup(config, None, lambda line: None)
-    with tuned_back():
-        daemon = Daemon(config)
-        thread = threading.Thread(target=daemon.run)
-        thread.start()
-        try:
-            yield daemon
-        finally:
-            daemon.stop()
-            thread.join()
+    with daemon_running(config) as daemon:
+        yield daemon
 
 
 def kick(daemon: Daemon, sync: str = "shop") -> None:
@@ -71,7 +63,7 @@ def test_a_kick_runs_the_streams_of_all_sources(databases: Databases, pg15: Post
         assert sum(edge.counters.transactions for s in daemon.report() for edge in s.edges) == 3
 
 
-def test_at_rest_no_session_is_open_and_the_slot_has_moved(pair: Pair) -> None:
+def test_at_rest_no_session_of_the_sync_is_open_and_the_slot_has_moved(pair: Pair) -> None:
     source, target = pair
     source.execute(TABLE + "; INSERT INTO t VALUES (1, 'x')")
     with running(make_config({"a": source.url, "b": target.url}, run="manual")) as daemon:

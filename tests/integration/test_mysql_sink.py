@@ -1,27 +1,23 @@
-"""What only the MySQL sink does: locks and deadlocks, files that the server asks for, TLS, rows that LOAD DATA would bend."""
+"""What only the MySQL sink does: locks and deadlocks, rows that LOAD DATA would bend, many rows."""
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
-import pymysql
 import pytest
 
-from streamer.errors import ApplyError, ConnectError, SchemaError, StreamerError, TargetError
+from streamer.copytext import format_rows
+from streamer.errors import ApplyError, ConnectError, SchemaError, StreamerError, TakenError, TargetError
 from streamer.model import LSN, UNCHANGED, Column, Group, Identity, Kind, Relation, TableDefinition
-from streamer.node_config import MysqlAddress
 from streamer.ports import Sink, Start, Written
 from streamer.sinks import mysql_apply
-from streamer.sinks.copytext import format_rows
-from streamer.sinks.mysql_session import Connection, connect
 from tests.changes import ITEMS, PLAIN, copy_of, delete, group, insert, relation, table, update, write
 from tests.integration.targets import MysqlTarget, opened
-from tests.mysql_servers import MysqlDatabase, MysqlServer, mariadbd
+from tests.meanwhile import meanwhile
+from tests.mysql_servers import MysqlDatabase
 from tests.waiting import wait_for
 
 WAITING = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
@@ -62,18 +58,14 @@ def writing(sink: Sink, changes: Group) -> Iterator[list[Written | StreamerError
     """Have another thread write the group while the context lasts; gives what came of it, once it is done."""
     done: list[Written | StreamerError] = []
 
-    def work() -> None:
+    def work(_: threading.Event) -> None:
         try:
             done.append(write(sink, changes))
         except StreamerError as error:
             done.append(error)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with meanwhile(work):
         yield done
-    finally:
-        thread.join()
 
 
 def wait_until_blocked(target: MysqlTarget) -> None:
@@ -145,7 +137,7 @@ def test_a_second_daemon_is_told_who_holds_the_edge(target: MysqlTarget, monkeyp
     with opened(target):
         second = target.sink()
         try:
-            with pytest.raises(TargetError, match=r'another daemon writes it to "b" \(connection \d+\); .* KILL \d+'):
+            with pytest.raises(TakenError, match=r'another daemon writes it to "b" \(connection \d+\); .* KILL \d+'):
                 second.open()
         finally:
             second.close()
@@ -185,6 +177,19 @@ def test_a_row_that_a_check_refuses_is_named(target: MysqlTarget) -> None:
     with opened(target) as sink, pytest.raises(ApplyError, match=r"public\.t.*`id` = '17'.*no_x"):
         write(sink, group(*changes))
     assert target.rows(ITEMS) == []
+
+
+@pytest.mark.parametrize("many", [1, 30])
+def test_a_row_that_no_page_holds_is_named(target: MysqlTarget, many: int) -> None:
+    wide = table("wide", id="integer", **{f"c{i}": "text" for i in range(300)})
+    target.database.execute("SET GLOBAL innodb_strict_mode = 0")  # else MySQL makes no such table
+    try:
+        target.create(wide)
+    finally:
+        target.database.execute("SET GLOBAL innodb_strict_mode = 1")
+    changes = [insert(relation(wide), str(i), *["x" * (1 if i else 40)] * 300) for i in range(many)]
+    with opened(target) as sink, pytest.raises(ApplyError, match=r"public\.wide.*`id` = '0'.*Row size too large"):
+        write(sink, group(*changes))
 
 
 def test_a_null_where_none_may_be_is_refused(target: MysqlTarget) -> None:
@@ -280,28 +285,7 @@ def test_a_float_finds_its_row_without_a_key(target: MysqlTarget) -> None:
         assert write(sink, group(delete(r, "0.1", "0.1"), to=300)) == Written(deleted=1)
 
 
-# -- connections -------------------------------------------------------------------------------------------------------------------
-
-
-def session(url: str) -> Connection:
-    return connect("m", MysqlAddress.parse(url))
-
-
-def test_a_server_gets_no_file_but_what_is_being_loaded(target: MysqlTarget, tmp_path: Path) -> None:
-    target.database.execute("CREATE TABLE stolen (line TEXT) ENGINE = InnoDB")
-    secret = tmp_path / "secret"
-    secret.write_text("secret\n")
-    with closing(session(target.database.url)) as connection:
-        connection.run(f"LOAD DATA LOCAL INFILE '{secret}' INTO TABLE stolen (line)")
-        assert target.database.query("SELECT * FROM stolen") == []
-        assert connection.load(f"LOAD DATA LOCAL INFILE '{secret}' INTO TABLE stolen (line)", b"ours\n") == (1, 0)
-    assert target.database.query("SELECT * FROM stolen") == [("ours",)]
-
-
-def test_a_large_file_is_loaded_whole(target: MysqlTarget) -> None:
-    target.database.execute("CREATE TABLE big (n INT) ENGINE = InnoDB")
-    with closing(session(target.database.url)) as connection:
-        assert connection.load("LOAD DATA LOCAL INFILE 'x' INTO TABLE big (n)", b"123456\n" * 200_000) == (200_000, 0)
+# -- progress ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_progress_that_was_moved_by_hand_is_refused(target: MysqlTarget) -> None:
@@ -320,75 +304,3 @@ def test_a_target_that_was_not_set_up_is_an_error_with_a_remedy(target: MysqlTar
             sink.open()
     finally:
         sink.close()
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ca.pem, and a certificate of it for 127.0.0.1, readable for the server's user."""
-    made = tmp_path_factory.mktemp("tls")
-    for parent in (made, *made.parents):
-        if parent.is_relative_to(tmp_path_factory.getbasetemp().parent):
-            parent.chmod(parent.stat().st_mode | 0o055)
-    commands = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
-        "openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr",
-        "openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=stranger -keyout other.key -out other.pem",
-    )
-    (made / "names").write_text("subjectAltName = IP:127.0.0.1\n")
-    for command in commands:
-        subprocess.run(command.split(), cwd=made, check=True, capture_output=True)
-    (made / "server.key").chmod(0o644)
-    return made
-
-
-@pytest.fixture(scope="module")
-def tls_server(authority: Path) -> Iterator[MysqlServer]:
-    binary = mariadbd()
-    if binary is None:
-        pytest.skip("MariaDB is missing: install mariadb-server-core and mariadb-client-core")
-    files = {f"ssl-{name}": str(authority / file) for name, file in (("cert", "server.pem"), ("key", "server.key"))}
-    server = MysqlServer(binary, files)
-    try:
-        server.start()
-        server.create_database("shop")
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.mark.parametrize(
-    ("options", "encrypted"),
-    [
-        ("", True),
-        ("?ssl_mode=disabled", False),
-        ("?ssl_mode=required", True),
-        ("?ssl_mode=verify_ca&ssl_ca={ca}", True),
-        ("?ssl_ca={ca}", True),
-    ],
-)
-def test_tls_is_as_the_url_says(tls_server: MysqlServer, authority: Path, options: str, encrypted: bool) -> None:
-    with closing(session(tls_server.url("shop") + options.format(ca=authority / "ca.pem"))) as connection:
-        ((_, cipher),) = connection.rows("SHOW STATUS LIKE 'Ssl_cipher'")
-    assert bool(cipher) is encrypted
-
-
-@pytest.mark.parametrize(
-    ("options", "host"),
-    [("?ssl_ca={ca}", "localhost"), ("?ssl_ca={other}", "127.0.0.1"), ("?ssl_mode=verify_ca&ssl_ca={other}", "127.0.0.1")],
-    ids=["another name", "another authority", "another authority, whatever the name"],
-)
-def test_a_server_that_cannot_show_who_it_is_is_refused(tls_server: MysqlServer, authority: Path, options: str, host: str) -> None:
-    url = tls_server.url("shop").replace("127.0.0.1", host)
-    with pytest.raises(ConnectError, match="certificate verify failed"):
-        session(url + options.format(ca=authority / "ca.pem", other=authority / "other.pem"))
-
-
-def test_every_statement_runs_strictly_in_utc(target: MysqlTarget) -> None:
-    query = "SELECT @@time_zone, @@foreign_key_checks, @@sql_mode, @@tx_isolation, @@character_set_client"
-    with closing(session(target.database.url)) as connection:
-        ((zone, foreign_keys, mode, isolation, charset),) = connection.rows(query)
-        assert (zone, foreign_keys, isolation, charset) == ("+00:00", 0, "READ-COMMITTED", "utf8mb4")
-        assert "STRICT_ALL_TABLES" in mode
-        with pytest.raises(pymysql.MySQLError):
-            connection.run("SELECT nothing")

@@ -11,6 +11,7 @@ from streamer.capture.row_filter import ServerFilter
 from streamer.errors import ConnectError, SourceError
 from streamer.model import TableName
 from streamer.ports import Question
+from streamer.session import connect
 from tests.servers import Database
 
 T = TableName("odd schema", "odd table")
@@ -37,7 +38,7 @@ def rows(source: Database) -> Iterator[ServerFilter]:
 
 def question(source: Database, where: str, names: list[str], *values: tuple[str | None, ...]) -> Question:
     """The question whether these values of the named columns fulfil a condition."""
-    with source.server.connect(source.name) as connection:
+    with connect("a", source.url, application="test") as connection:
         (table,) = read_tables(connection, lambda name: name == T)
     columns = {c.name: c for c in table.relation().columns}
     return Question(T, where, tuple(columns[name] for name in names), values)

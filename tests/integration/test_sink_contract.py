@@ -7,9 +7,11 @@ the contract is in test_sink_contract_changes.py and test_sink_contract_values.p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from streamer.copytext import format_rows
 from streamer.errors import ApplyError, SchemaError, StreamerError
 from streamer.model import (
     LSN,
@@ -21,7 +23,6 @@ from streamer.model import (
     TableName,
 )
 from streamer.ports import Sink, Start, Written
-from streamer.sinks.copytext import format_rows
 from tests.changes import ITEMS, PLAIN, copy_of, delete, group, insert, relation, table, update, write
 from tests.integration.targets import BEGIN, SLOT, Target, keeps_rows, opened, progress_of, written
 from tests.waiting import wait_for
@@ -41,6 +42,15 @@ def test_progress_is_none_at_first_and_survives_reopening(target: Target) -> Non
         wait_for(lambda: sink.durable() == LSN(300), "the group to be durable")
     progress = progress_of(target)
     assert (progress.slot, progress.position, progress.copied) == (SLOT, LSN(300), {})
+
+
+def test_another_timeline_is_recorded_and_survives_reopening(target: Target) -> None:
+    target.create(ITEMS)
+    promoted = replace(SLOT, system_identifier=f"{SLOT.cluster}/2")
+    with opened(target) as sink:
+        sink.follow(promoted)
+    progress = progress_of(target)
+    assert (progress.slot, progress.slot.timeline, progress.position) == (promoted, 2, BEGIN)
 
 
 def test_a_groups_rows_and_progress_become_visible_together(target: Target) -> None:

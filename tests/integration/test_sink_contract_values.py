@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streamer.copytext import format_rows
 from streamer.errors import ApplyError
 from streamer.model import (
     LSN,
@@ -11,7 +12,6 @@ from streamer.model import (
     Identity,
 )
 from streamer.ports import Start, Written
-from streamer.sinks.copytext import format_rows
 from tests.changes import copy_of, delete, group, insert, relation, table, truncate, update, write
 from tests.integration.targets import Target, holds_infinity, keeps_rows, opened, written
 

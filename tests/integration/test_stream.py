@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from streamer.report import State
 from tests.configs import make_config
 from tests.conftest import Pair
 from tests.integration.streams import Running, running
+from tests.meanwhile import meanwhile
 from tests.proxy import Proxy
 from tests.servers import Database, Row
 from tests.waiting import wait_for, wait_for_equal
@@ -103,9 +105,8 @@ def writing(source: Database) -> Iterator[None]:
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    stop = threading.Event()
 
-    def write() -> None:
+    def write(stop: threading.Event) -> None:
         fresh = 10 * LARGE
         with source.connect() as connection:
             while not stop.is_set():
@@ -115,13 +116,8 @@ def writing(source: Database) -> Iterator[None]:
                 connection.execute("UPDATE t SET n = n + 1 WHERE id IN (%s, %s)", [row, row + 1])
                 connection.execute("DELETE FROM t WHERE id = %s", [dice.choice([row, fresh - 1])])
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
+    with meanwhile(write):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("capture", ["pgoutput", "wal2json"])
@@ -268,3 +264,52 @@ def test_a_cut_in_the_middle_of_changes_loses_and_doubles_nothing(source15: Data
                 dice.choice([source, target]).cut()
         query = "SELECT count(*), count(DISTINCT id), sum(id) FROM log"
         wait_for_equal(lambda: target18.query(query), source15.query(query), "the target to hold each row once")
+
+
+def test_a_blocked_target_is_told_with_how_long_changes_wait(
+    source15: Database, target18: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.complaints.BLOCKED_SECONDS", 0.2)
+    make_table(source15, target18)
+    with running(make_config({"a": source15.url, "b": target18.url})) as streams, target18.connect() as locker:
+        locker.execute("BEGIN; LOCK TABLE t")
+        fill(source15, 1)
+        streams.wait_for_problem('node "b" is at work on one group of changes for')
+        edge = streams.edges["a->b"]
+        assert (edge.state, edge.lag_bytes > 0, edge.lag_seconds > 0.2, edge.last_applied) == ("streaming", True, True, None)
+        locker.execute("ROLLBACK")
+        wait_for(lambda: not streams.problems and streams.edges["a->b"].lag_seconds == 0.0, "nothing to wait any more")
+
+
+def test_a_large_transaction_with_savepoints_that_was_rolled_back_does_not_stop_the_stream(
+    source18: Database, target15: Database
+) -> None:
+    make_table(source18, target15)
+    source18.execute("ALTER DATABASE source SET logical_decoding_work_mem = '64kB'")
+    config = make_config({"a": source18.url, "b": target15.url})
+    with running(config):
+        source18.execute("INSERT INTO t VALUES (1, 1)")
+        wait_for_equal(lambda: target15.query(ALL), [(1, 1)], "the first row")
+    with source18.connect() as connection:  # while nobody reads, so that the server knows the end when it decodes the beginning
+        connection.execute("BEGIN; SAVEPOINT s; INSERT INTO t VALUES (2, 0); RELEASE s")
+        connection.execute("INSERT INTO t SELECT i, 0 FROM generate_series(3, 3000) i; ROLLBACK")
+        connection.execute("INSERT INTO t VALUES (2, 2)")
+    with running(config, set_up=False):
+        wait_for_equal(lambda: target15.query(ALL), [(1, 1), (2, 2)], "what came after it")
+
+
+@pytest.mark.parametrize("sources", [["a"], ["a", "b"]], ids=["groups", "transactions"])
+def test_progress_that_somebody_has_deleted_stops_the_edge_with_nothing_written(
+    source18: Database, target15: Database, sources: list[str]
+) -> None:
+    """Rows were written on, without progress and without the tag by which other sources know where they were made."""
+    make_table(source18, target15)
+    config = make_config({"a": source18.url, "b": target15.url}, sources=sources, targets=["b"] if sources == ["a"] else [])
+    with running(config) as streams:
+        source18.execute("INSERT INTO t VALUES (1, 0)")
+        wait_for_equal(lambda: target15.query(ALL), [(1, 0)], "the first row")
+        target15.execute("TRUNCATE streamer.progress")
+        source18.execute("INSERT INTO t VALUES (2, 0)")
+        assert "is gone" in streams.wait_for_problem("its row in streamer.progress")
+        assert streams.edges["a->b"].state is State.FAILED
+        assert target15.query(ALL) == [(1, 0)]

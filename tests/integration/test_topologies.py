@@ -76,6 +76,7 @@ class Net:
         self.topology = topology
         self._databases = databases
         self._made: dict[str, int] = dict.fromkeys(databases, 0)
+        self._changed: dict[str, int] = dict.fromkeys(databases, 0)
         self._next = {node: 1_000_000 * i for i, node in enumerate(databases, 1)}
 
     def __getitem__(self, node: str) -> Database:
@@ -91,14 +92,26 @@ class Net:
             self._run(node, f"UPDATE t SET n = 7 WHERE id IN ({first}, {second}); DELETE FROM t WHERE id = {first}")
             self._run(node, f"UPDATE t SET id = id + 500000 WHERE id = {second}")
 
+    def write_apart(self) -> None:
+        """Let every node make transactions of which none touches a row of another: so they count even if they are told in batches,
+        with nothing but the last state of each row."""
+        own = {node: [self._insert(node) for _ in range(i + 3)] for i, node in enumerate(self._databases, 1)}
+        self._wait_for_rows()
+        for node, (first, second, third, *others) in own.items():
+            self._run(node, f"UPDATE t SET n = 7 WHERE id IN ({first}, {second})", rows=2)
+            self._run(node, f"DELETE FROM t WHERE id = {third}")
+            for key in others:
+                self._run(node, f"UPDATE t SET n = n + 1 WHERE id = {key}")
+
     def _insert(self, node: str) -> int:
         self._next[node] += 1
         self._run(node, f"INSERT INTO t VALUES ({self._next[node]}, '{node}')")
         return self._next[node]
 
-    def _run(self, node: str, statements: str) -> None:
+    def _run(self, node: str, statements: str, rows: int = 1) -> None:
         self._databases[node].execute(statements)
         self._made[node] += 1
+        self._changed[node] += rows
 
     def wait_until_quiet(self) -> None:
         """Wait until everything is where it belongs, twice (see above)."""
@@ -126,6 +139,13 @@ class Net:
             lambda: {edge: count for edge, count in streams.applied.items() if edge in expected},
             expected,
             "the counts of all edges",
+        )
+
+    def wait_for_rows(self, streams: Running) -> None:
+        """Wait until every edge has written the rows that it should, and nothing else; after `write_apart`."""
+        expected = {edge: sum(self._changed[origin] for origin in origins) for edge, origins in self.topology.carries.items()}
+        wait_for_equal(
+            lambda: {name: edge.counters.rows for name, edge in streams.edges.items()}, expected, "the rows that edges have written"
         )
 
 

@@ -17,7 +17,7 @@ from streamer.errors import ApplyError, TargetError
 from streamer.model import LSN, Origin
 from streamer.session import connect
 from streamer.sinks.conflict import Rules
-from tests.changes import delete, insert, truncate, update
+from tests.changes import delete, insert, update
 from tests.integration.masters import Node, T, at
 from tests.servers import Database
 from tests.waiting import wait_for
@@ -77,6 +77,54 @@ def test_a_deleted_key_is_not_inserted_again_by_an_older_write(node: Node, count
     assert [row[0] for row in node.rows()] == list(range(2, count + 1))
 
 
+@pytest.mark.parametrize("count", [1, 500])
+@pytest.mark.parametrize("back", ["inserted", "moved", "left"])
+def test_a_key_that_comes_goes_and_comes_in_one_transaction_does_not_hide_its_newer_deletion(
+    node: Node, count: int, back: str
+) -> None:
+    t = node.create(T)
+    node.database.execute("INSERT INTO t VALUES (1, 'local', 0)")
+    node.database.execute("DELETE FROM t")
+    deleted = _graves(node)
+    first = [insert(t, "1", "x", "0"), delete(t, "1", None, None)]
+    if back == "moved":
+        first = [insert(t, "1", "x", "0"), update(t, "-1", "x", "0", old=("1", "x", "0")), delete(t, "-1", None, None)]
+    again = [] if back == "left" else [insert(t, "1", "again", "0")]
+    others = [insert(t, str(i), "x", "0") for i in range(2, count + 1)]
+    node.apply(node.transaction(*first, *again, *others, time=at(3)))
+    assert [row[0] for row in node.rows()] == list(range(2, count + 1))
+    assert deleted.items() <= _graves(node).items()
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_a_row_that_came_and_went_in_one_transaction_stays_away_from_older_writes(node: Node, count: int) -> None:
+    t = node.create(T)
+    others = [insert(t, str(i), "x", "0") for i in range(2, count + 1)]
+    briefly = node.transaction(insert(t, "1", "x", "0"), delete(t, "1", None, None), *others, time=at(5))
+    late = node.transaction(insert(t, "1", "late", "0"), time=at(3), node="c")
+    node.apply(briefly, late)
+    assert [row[0] for row in node.rows()] == list(range(2, count + 1))
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_a_row_that_came_and_went_in_one_transaction_takes_an_older_one_along(node: Node, count: int) -> None:
+    t = node.create(T)
+    others = [insert(t, str(i), "x", "0") for i in range(2, count + 1)]
+    early = node.transaction(insert(t, "1", "early", "0"), time=at(3), node="c")
+    node.apply(early, node.transaction(insert(t, "1", "x", "0"), delete(t, "1", None, None), *others, time=at(5)))
+    assert [row[0] for row in node.rows()] == list(range(2, count + 1))
+
+
+def test_a_key_that_was_deleted_after_a_truncate_may_come_and_go_in_one_transaction(node: Node) -> None:
+    t = node.create(T)
+    node.database.execute("TRUNCATE t")
+    node.database.execute("INSERT INTO t VALUES (1, 'local', 0)")
+    node.database.execute("DELETE FROM t")
+    briefly = insert(t, "1", "x", "0"), delete(t, "1", None, None), insert(t, "2", "x", "0")
+    node.apply(node.transaction(*briefly, time=datetime.now(UTC)))
+    assert node.rows() == [(2, "x", 0)]
+
+
 def test_a_delete_that_comes_before_the_older_insert_of_a_third_node_holds(node: Node) -> None:
     t = node.create(T)
     gone = node.transaction(delete(t, "1", None, None), time=at(5))
@@ -116,6 +164,20 @@ def test_an_incoming_loser_of_a_unique_key_is_announced_as_removed(node: Node) -
     assert [json.loads(key) for (key,) in node.database.query("SELECT key FROM streamer.removal")] == [{"id": "2"}]
 
 
+@pytest.mark.parametrize("count", [3, 500])
+@pytest.mark.parametrize("conflict", [False, True])
+def test_unique_values_that_rows_exchange_in_one_transaction_cost_no_row(node: Node, count: int, conflict: bool) -> None:
+    t = node.create(T, "UNIQUE (name)")
+    node.apply(node.transaction(*(insert(t, str(i), f"x{i}", "0") for i in range(count)), time=at(1)))
+    if conflict:
+        node.database.execute("UPDATE t SET n = 1 WHERE id = 2")
+    exchange = update(t, "0", "between", "0"), update(t, "1", "x0", "0"), update(t, "0", "x1", "0")
+    others = [update(t, str(i), f"x{i}", "2") for i in range(2, count)]
+    node.apply(node.transaction(*exchange, *others, time=at(2)))
+    assert node.rows() == [(0, "x1", 0), (1, "x0", 0), (2, "x2", 1 if conflict else 2), *((i, f"x{i}", 2) for i in range(3, count))]
+    assert _graves(node) == {}
+
+
 @pytest.mark.parametrize("index", ["(lower(name))", "(name) WHERE n = 0"])
 @pytest.mark.parametrize("age", ["newer", "older"])
 def test_a_collision_that_only_the_server_sees_does_not_stop_the_edge(node: Node, index: str, age: str) -> None:
@@ -126,16 +188,6 @@ def test_a_collision_that_only_the_server_sees_does_not_stop_the_edge(node: Node
     node.apply(node.transaction(insert(t, "2", "same", "0"), insert(t, "3", "other", "0"), time=time))
     assert node.rows() == [(2 if age == "newer" else 1, "same", 0), (3, "other", 0)]
     assert node.conflicts() == [("insert_exists", '{"id":"2"}', "incoming" if age == "newer" else "current")]
-
-
-def test_a_truncate_spares_what_was_written_later_elsewhere(node: Node) -> None:
-    t = node.create(T)
-    node.apply(node.transaction(insert(t, "1", "x", "0"), insert(t, "2", "x", "0"), time=at(1)))
-    node.database.execute("INSERT INTO t VALUES (3, 'local', 0)")
-    node.apply(node.transaction(truncate(t), insert(t, "4", "after", "0"), time=at(2)))
-    assert node.rows() == [(3, "local", 0), (4, "after", 0)]
-    node.apply(node.transaction(update(t, "1", "older", "0"), time=at(1.5), node="c"))
-    assert [row[0] for row in node.rows()] == [3, 4]
 
 
 def test_differences_are_added_and_leave_the_version_of_the_other_columns_alone(target15: Database) -> None:
@@ -167,6 +219,26 @@ def test_a_transaction_of_many_pieces_is_one_transaction(node: Node) -> None:
         sink.write(pieces[2:], lambda: False)
     assert len(node.rows()) == 900
     assert node.rows()[5] == (5, "local", 0)
+
+
+@pytest.mark.parametrize("touched", ["made", "changed"])
+def test_a_row_that_loses_a_unique_value_in_the_next_piece_of_its_transaction_is_gone(node: Node, touched: str) -> None:
+    """The removal is a transaction of its own, which does not see a row that the open one has made, and waits for one that it has
+    changed."""
+    t = node.create(T, "UNIQUE (name)")
+    if touched == "changed":
+        node.apply(node.transaction(insert(t, "2", "first", "0"), time=at(1)))
+    node.database.execute("INSERT INTO t VALUES (1, 'same', 0)")
+    first = insert(t, "2", "x", "0") if touched == "made" else update(t, "2", "x", "0")
+    pieces = [
+        node.transaction(first, insert(t, "3", "x3", "0"), time=at(2), complete=False),
+        node.transaction(update(t, "2", "same", "0"), time=at(2)),
+    ]
+    with pytest.raises(ApplyError, match=r'"public.t" \(2\)'):
+        node.apply(*pieces)
+    node.apply(*pieces)
+    assert node.rows() == [(1, "same", 0), (3, "x3", 0)]
+    assert '["2"]' in _graves(node)
 
 
 def test_what_a_former_source_has_brought_itself_is_not_applied_again_when_it_is_handed_on(node: Node) -> None:
@@ -210,15 +282,36 @@ def test_with_policy_error_the_conflict_is_kept_once_and_nothing_is_written(targ
 
 def test_a_role_without_replication_origins_knows_what_it_applied_from_a_table_of_its_own(node: Node) -> None:
     t = node.create(T)
-    database = node.database
-    database.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'")
-    database.execute("GRANT ALL ON SCHEMA streamer, public TO plain; GRANT ALL ON ALL TABLES IN SCHEMA streamer, public TO plain")
-    database.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA streamer TO plain")
-    node.url = database.server.url(database.name, user="plain", password="plain")
+    node.become_plain()
     node.apply(node.transaction(insert(t, "1", "x", "0"), time=at(1)), node.transaction(update(t, "1", "y", "0"), time=at(2)))
     assert (node.rows(), node.conflicts()) == ([(1, "y", 0)], [])
     node.apply(node.transaction(update(t, "1", "older", "0"), time=at(1.5), node="c"))
     assert (node.rows(), node.conflicts()) == ([(1, "y", 0)], [("update_origin_differs", '{"id":"1"}', "current")])
+
+
+@pytest.mark.parametrize("parts", [1, 2], ids=["set by set", "in parts"])
+def test_a_role_without_replication_origins_knows_what_it_applied_behind_a_savepoint(node: Node, parts: int) -> None:
+    """A large transaction's rows have the savepoint's xid, and would look as if they had been written here just now."""
+    t = node.create(T)
+    node.become_plain()
+    rows = [insert(t, str(i), "x", "0") for i in range(300)]
+    groups = [node.transaction(*rows[part::parts], time=at(1), complete=part == parts - 1) for part in range(parts)]
+    with node.edge() as sink:
+        for group in groups:
+            sink.write([group], lambda: False)
+    node.apply(node.transaction(*(update(t, str(i), "later", "0") for i in (0, 1)), time=at(2), node="c"))
+    assert [row[1] for row in node.rows()[:3]] == ["later", "later", "x"]
+    told = node.database.query("SELECT DISTINCT current_origin, current_commit, winner FROM streamer.conflict")
+    assert told == [("a", at(1), "incoming")]
+
+
+def test_a_role_without_replication_origins_knows_what_it_applied_after_a_large_transaction_needed_judgement(node: Node) -> None:
+    t = node.create(T)
+    node.become_plain()
+    node.database.execute("INSERT INTO t VALUES (0, 'local', 0)")
+    node.apply(node.transaction(*(insert(t, str(i), "x", "0") for i in range(300)), time=at(1)))
+    node.apply(node.transaction(update(t, "1", "later", "0"), time=at(2), node="c"))
+    assert [row[1] for row in node.rows()[:3]] == ["local", "later", "x"]
 
 
 def test_two_writers_that_lock_rows_in_turn_both_finish(node: Node) -> None:
@@ -251,3 +344,8 @@ def test_a_delete_waits_for_an_older_insert_of_its_key_that_is_under_way(node: N
             other.execute("COMMIT")
             done.result(timeout=20)
     assert node.rows() == []
+
+
+def _graves(node: Node) -> dict[str, datetime]:
+    """When each deleted key was."""
+    return dict(node.database.query("SELECT key, pg_xact_commit_timestamp(xmin) FROM streamer.tombstone"))

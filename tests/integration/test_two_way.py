@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from streamer.daemon import Daemon
 from streamer.report import State
 from tests.configs import checked
 from tests.conftest import Databases
+from tests.integration.streams import daemon_running
 from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for, wait_for_equal
 
@@ -35,15 +35,9 @@ def configured(nodes: dict[str, Database], captures: dict[str, str], syncs: dict
 def running(config: Config) -> Iterator[Daemon]:
     """Set everything up and run the daemon while the context lasts, once all edges stream."""
     setup(config, None, lambda line: None)
-    daemon = Daemon(config)
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
-    try:
+    with daemon_running(config) as daemon:
         wait_for(lambda: all(e.state is State.STREAMING for s in daemon.report() for e in s.edges), "all edges to stream")
         yield daemon
-    finally:
-        daemon.stop()
-        thread.join()
 
 
 def applied(daemon: Daemon) -> dict[tuple[str, str], int]:

@@ -18,12 +18,12 @@ import pytest
 
 from streamer import statements
 from streamer.capture.catalog import SourceTable, read_tables
+from streamer.copytext import format_rows, parse
 from streamer.model import LSN, EdgeName, Relation, SlotIdentity, TableDefinition, TableName
 from streamer.node_config import MysqlAddress
 from streamer.ports import CopyTable, Sink, Start
 from streamer.session import Connection, connect
 from streamer.sinks import mysql_ddl, mysql_types, sqlite_ddl
-from streamer.sinks.copytext import format_rows, parse
 from streamer.sinks.mysql import MysqlSink
 from streamer.sinks.sqlite import SqliteSink
 from tests import every_type

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from streamer import statements
-from streamer.daemon import make_sink
+from streamer.assembly import make_sink
+from streamer.copytext import format_rows
 from streamer.errors import ApplyError
 from streamer.model import LSN, EdgeName, Identity, SlotIdentity
 from streamer.ports import Sink, Start, Written
-from streamer.sinks.copytext import format_rows
 from tests.changes import copy_of, delete, group, insert, relation, table, update, write
 from tests.configs import make_config
 from tests.mysql_servers import MysqlDatabase
@@ -58,9 +58,7 @@ class Server:
                 database.execute(statement)
 
     def narrow(self, null: str) -> None:
-        self._database.execute(
-            f"CREATE TABLE wide (id INT NOT NULL PRIMARY KEY, name VARCHAR(5) COLLATE utf8mb4_nopad_bin, n INT {null})"
-        )
+        self._database.execute(f"CREATE TABLE wide (id INT NOT NULL PRIMARY KEY, name VARCHAR(5), n INT {null})")
 
     def widen(self) -> None:
         self._database.execute("ALTER TABLE wide MODIFY n DECIMAL(40,5)")

@@ -58,6 +58,8 @@ class Shape:
     updates: int = 3
     deletes: int = 2
     moves: int = 1
+    #: of ten transactions, how many truncate the table
+    truncates: int = 0
     #: of ten updates, how many set an ordinary column (the others only merge columns)
     ordinary: int = 10
 
@@ -79,9 +81,13 @@ def history(seed: int, shape: Shape, nodes: int = 3, transactions: int = 8) -> H
     """Return a random history: up to three writes a transaction, on few keys and few values."""
     chance = random.Random(f"history {seed}")
     count = chance.randint(2, transactions)
-    return [
-        (chance.choice(NAMES[:nodes]), [_write(chance, shape) for _ in range(chance.choice((1, 1, 1, 2, 3)))]) for _ in range(count)
-    ]
+    return [(chance.choice(NAMES[:nodes]), _transaction(chance, shape)) for _ in range(count)]
+
+
+def _transaction(chance: random.Random, shape: Shape) -> Transaction:
+    if shape.truncates and chance.randrange(10) < shape.truncates:
+        return [Write(Kind.TRUNCATE, "")]
+    return [_write(chance, shape) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
 
 
 def _write(chance: random.Random, shape: Shape) -> Write:

@@ -17,7 +17,7 @@ from itertools import product
 from typing import Final
 
 from streamer.model import LSN, UNCHANGED, Change, Column, Identity, Kind, Origin, Relation, Row, TableName
-from streamer.sinks.conflict import Conflict, Handler, Key, Premature, Removal, Resolver, Stored, Table, Version
+from streamer.sinks.conflict import Conflict, Effect, Handler, Key, Premature, Removal, Resolver, Stored, Table, Version
 from tests.unit.conflict_model import NAMES, History, Shape, Transaction, Write, history
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,6 +44,8 @@ class Node:
     skew: int
     rows: dict[Key, tuple[Row, Version]] = field(default_factory=dict)
     tombstones: dict[Key, Version] = field(default_factory=dict)
+    #: of the whole table
+    truncated: Version | None = None
     wal: list[tuple[Origin, tuple[Change, ...]]] = field(default_factory=list)
     #: how many transactions of each other node are applied, and the commit time of the last one
     applied: dict[str, int] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Node:
 
     def copy(self) -> Node:
         """A node that goes its own way from here."""
-        parts = (dict(self.rows), dict(self.tombstones), list(self.wal), dict(self.applied), dict(self.seen))
+        parts = (dict(self.rows), dict(self.tombstones), self.truncated, list(self.wal), dict(self.applied), dict(self.seen))
         return Node(self.name, self.skew, *parts, list(self.conflicts))
 
 
@@ -66,6 +68,8 @@ class World:
         described = (Column(c, 1700 if c in "nm" else 25, shape.full or c == "k") for c in shape.columns)
         self.relation = Relation(TableName("public", "t"), tuple(described), identity)
         self.removal = Relation(self.relation.table, (Column("k", 25, True),), Identity.DEFAULT)
+        #: what changes may come of
+        self.relations = [self.relation, self.removal]
         self.uniques = tuple((shape.columns.index(c),) for c in shape.uniques)
         self.merge_columns = {c for c in "nm" if c in shape.columns}
         self.resolvers = {name: Resolver(name, _no_handler) for name in self.nodes}
@@ -111,6 +115,11 @@ class World:
         node.wal.append((Origin(node.name, LSN(len(node.wal) + 1), version.time, dict(node.seen)), tuple(changes)))
 
     def _statement(self, node: Node, write: Write, version: Version) -> Iterator[Change]:
+        if write.kind is Kind.TRUNCATE:
+            node.rows.clear()
+            node.truncated = version
+            yield (Kind.TRUNCATE, self.relation, None, None)
+            return
         stored = node.rows.get((write.key,))
         if write.kind is Kind.DELETE:
             if stored is not None:
@@ -174,41 +183,68 @@ class World:
         """Apply the next transaction of an edge; False if it must wait for the clock, or for another node."""
         self.step()
         node = self.nodes[target]
-        origin, changes = self.nodes[source].wal[node.applied.get(source, 0)]
+        origin, changes = self._next(source, node)
         if Rule.WAIT not in self.off and self.clock(node) <= origin.commit_time:
             return False
-        removed: set[tuple[Relation, Key]] = set()
-        behind = any(n != target and (n not in node.seen or node.seen[n] < at) for n, at in origin.seen.items())
-        patient = behind and Rule.PATIENCE not in self.off
-        while True:
-            tables = {relation: self._load(node, relation) for relation in (self.relation, self.removal)}
-            try:
-                resolution = self.resolvers[target].resolve(changes, origin, tables, removed, patient)
-            except Premature:
-                return False
-            node.conflicts += resolution.conflicts
-            if not resolution.removals:
-                break
-            self.story.append(f"{self.time:3} {target} removes {', '.join(r.key[0] for r in resolution.removals)}")
-            self._remove(node, resolution.removals, origin)
-            removed |= {(removal.relation, removal.key) for removal in resolution.removals}
-            self.step()
-        for effect in resolution.effects:
-            self._apply(node, effect.change, effect.merge, Version(origin.commit_time, origin.node))
-        if all(change[1] is self.relation for change in changes):
-            expected = {key: stored.row for key, stored in tables[self.relation].rows.items() if stored.row is not None}
-            assert expected == {key: row for key, (row, _) in node.rows.items()}, "the effects do not give what was resolved"
+        if changes and changes[0][0] is Kind.TRUNCATE:
+            self._truncate(node, origin)
+        elif not self._resolve(node, origin, changes):
+            return False
         node.applied[source] = node.applied.get(source, 0) + 1
         node.seen[source] = origin.commit_time
         self.story.append(f"{self.time:3} {target} applies #{node.applied[source]} of {source}: {self._shown(node)}")
         return True
 
+    def _resolve(self, node: Node, origin: Origin, changes: Sequence[Change]) -> bool:
+        """Apply a transaction; False if it must wait for another node."""
+        removed: set[tuple[Relation, Key]] = set()
+        behind = any(n != node.name and (n not in node.seen or node.seen[n] < at) for n, at in origin.seen.items())
+        patient = behind and Rule.PATIENCE not in self.off
+        while True:
+            tables = {relation: self._load(node, relation) for relation in self.relations}
+            try:
+                resolution = self.resolvers[node.name].resolve(changes, origin, tables, removed, patient)
+            except Premature:
+                return False
+            node.conflicts += resolution.conflicts
+            if not resolution.removals:
+                break
+            self.story.append(f"{self.time:3} {node.name} removes {', '.join(r.key[0] for r in resolution.removals)}")
+            self._remove(node, resolution.removals, origin)
+            removed |= {(removal.relation, removal.key) for removal in resolution.removals}
+            self.step()
+        for effect in resolution.effects:
+            self._apply(node, effect, Version(origin.commit_time, origin.node))
+        if len(relations := {change[1] for change in changes}) == 1 and self.removal not in relations:
+            expected = {key: stored.row for key, stored in tables[relations.pop()].rows.items() if stored.row is not None}
+            assert expected == {key: row for key, (row, _) in node.rows.items()}, "the effects do not give what was resolved"
+        return True
+
+    def _truncate(self, node: Node, origin: Origin) -> None:
+        """Apply a TRUNCATE, which is a transaction of its own here."""
+        version, known = Version(origin.commit_time, origin.node), node.truncated
+        late = known is not None and version.precedes(known)
+        for key, (_, written) in list(node.rows.items()):
+            later = node.tombstones.get(key) if self.merge_columns else written
+            if not (later is not None and version.precedes(later)) and not (late and self.merge_columns):
+                self._delete(node, key, version)
+        node.truncated = known if late else version
+
+    def _next(self, source: str, target: Node) -> tuple[Origin, Sequence[Change]]:
+        """The next transaction of an edge."""
+        return self.nodes[source].wal[target.applied.get(source, 0)]
+
     def _load(self, node: Node, relation: Relation) -> Table:
         width = len(relation.columns)
-        under = {} if Rule.UNDER in self.off else node.tombstones
-        rows = {key: Stored(None, version) for key, version in node.tombstones.items()}
+        buried = dict(node.tombstones)
+        if node.truncated is not None:
+            for key in {(k,) for k in self.shape.keys}:
+                known = buried.get(key)
+                buried[key] = node.truncated if known is None or known.precedes(node.truncated) else known
+        under = {} if Rule.UNDER in self.off else buried
+        rows = {key: Stored(None, version) for key, version in buried.items()}
         rows |= {key: Stored(row[:width], version, under.get(key)) for key, (row, version) in node.rows.items()}
-        return Table(relation, (0,), self.uniques if relation is self.relation else (), self.shape.rules, rows)
+        return Table(relation, (0,), () if relation is self.removal else self.uniques, self.shape.rules, rows)
 
     def _remove(self, node: Node, removals: Sequence[Removal], origin: Origin) -> None:
         """What the writer does in a local transaction, and the readers make of it."""
@@ -226,9 +262,9 @@ class World:
         if changes:
             self._commit(node, version, changes)
 
-    def _apply(self, node: Node, change: Change, merge: bool, version: Version) -> None:
+    def _apply(self, node: Node, effect: Effect, version: Version) -> None:
         """What the writer and the database do with an effect."""
-        kind, _, old, new = change
+        (kind, _, old, new), merge = effect.change, effect.merge
         before: Key | None = None
         if kind is not Kind.INSERT:
             assert old is not None
@@ -236,6 +272,8 @@ class World:
         if kind is Kind.DELETE:
             assert before is not None
             self._delete(node, before, version)
+            if effect.parks:
+                node.tombstones.pop(before, None)
             return
         assert new is not None
         assert UNCHANGED not in new

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from streamer.admin.check_connection import Probe, judge_probes
-from streamer.admin.check_server import Needs, Server, judge_server, library_names
+from streamer.admin.check_connection import MARKS, Probe, judge_probes
+from streamer.admin.check_server import INSTEAD, Needs, Server, judge_server, library_names
 from streamer.admin.check_tables import Capture, judge_selection, judge_source_table
-from streamer.admin.check_target import Missing, TargetColumn, TargetTable, judge_target_table
+from streamer.admin.check_target import Missing, TargetColumn, TargetTable, holds, judge_target_table
+from streamer.admin.check_triggers import judge_array_keys
 from streamer.admin.findings import Finding
 from streamer.capture.catalog import SourceTable
 from streamer.config import Sync
@@ -62,6 +63,17 @@ def with_settings(**settings: str) -> Server:
     return replace(GOOD, settings=GOOD.settings | settings)
 
 
+def test_servers_that_are_too_old_for_what_they_should_do_are_refused() -> None:
+    target = replace(NEEDS, source=False)
+    assert told(judge_server("a", replace(GOOD, version=80400), target)) == []
+    (line,) = told(judge_server("a", replace(GOOD, version=90300), replace(target, multi_master=True)))
+    assert line.startswith('error: node "a": PostgreSQL 9.3.0 can be a source among several, but not their target only')
+    by_triggers = replace(NEEDS, multi_master=True, plugins=frozenset({"trigger"}))
+    assert told(judge_server("a", replace(GOOD, version=80400), by_triggers)) == []
+    (line,) = told(judge_server("a", replace(GOOD, version=80300), target))
+    assert line == 'error: node "a": is older than 8.4, the first version that streamer works with; upgrade that server'
+
+
 def test_a_good_server_is_good() -> None:
     assert told(judge_server("a", GOOD, NEEDS)) == []
 
@@ -70,11 +82,20 @@ def test_a_good_server_is_good() -> None:
     ("server", "expected"),
     [
         (
-            with_settings(wal_level="replica"),
-            'error: node "a": wal_level is replica, it must be logical; '
-            "ALTER SYSTEM SET wal_level = logical, then restart that server",
+            with_settings(server_encoding="SQL_ASCII"),
+            'warning: node "a": the database has the encoding SQL_ASCII: it takes any bytes, and a text that is not UTF-8 stops '
+            "its stream; "
+            "correct those that there are, found by: pg_dump --data-only shop | iconv -f UTF-8 -t UTF-8 > /dev/null",
         ),
-        (replace(GOOD, replication=False), 'error: node "a": role plain may not replicate; ALTER ROLE "plain" REPLICATION'),
+        (
+            with_settings(wal_level="replica"),
+            'error: node "a": wal_level is replica, it must be logical '
+            f"{INSTEAD}; ALTER SYSTEM SET wal_level = logical, then restart that server",
+        ),
+        (
+            replace(GOOD, replication=False),
+            f'error: node "a": role plain may not replicate {INSTEAD}; ALTER ROLE "plain" REPLICATION',
+        ),
         (
             replace(GOOD, in_recovery=True),
             'error: node "a": is a standby, which can not be written to; name its primary in nodes.a.url',
@@ -154,9 +175,16 @@ def test_replica_is_enough_from_version_19_on() -> None:
     assert told(judge_server("a", replace(with_settings(wal_level="replica"), version=190000), NEEDS)) == []
 
 
-def test_a_server_without_logical_decoding_cannot_be_a_source() -> None:
+def test_a_server_without_logical_decoding_needs_triggers() -> None:
     (line,) = told(judge_server("a", replace(GOOD, version=90324), replace(NEEDS, target=False)))
-    assert line.startswith('error: node "a": PostgreSQL 9.3.24 has no logical decoding, and trigger capture is not available yet')
+    assert line == 'error: node "a": PostgreSQL 9.3.24 has no logical decoding; set its capture to "trigger"'
+
+
+def test_a_server_with_triggers_needs_nothing_of_what_slots_need() -> None:
+    server = replace(with_settings(wal_level="minimal", max_replication_slots="0"), superuser=False, replication=False)
+    needs = replace(NEEDS, target=False, plugins=frozenset({"trigger"}))
+    assert told(judge_server("a", server, needs)) == []
+    assert told(judge_server("a", replace(server, version=90324), needs)) == []
 
 
 def test_a_server_that_refuses_wal2json_is_told_before_a_slot_is_tried() -> None:
@@ -180,8 +208,8 @@ def test_a_quoted_list_of_libraries_is_a_single_name(setting: str, names: set[st
     assert library_names(setting) == names
 
 
-DIRECT = Probe(announced_pid=1, pid=1, started="now", remembered="one")
-OTHER = Probe(announced_pid=2, pid=2, started="now", remembered="other")
+DIRECT = Probe(announced_pid=1, pid=1, started="now", remembered=MARKS[0])
+OTHER = Probe(announced_pid=2, pid=2, started="now", remembered=MARKS[1])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +218,7 @@ OTHER = Probe(announced_pid=2, pid=2, started="now", remembered="other")
         (DIRECT, replace(OTHER, started="then"), "two connections reached two different servers"),
         (replace(DIRECT, announced_pid=77), OTHER, "a connection pooler is between"),
         (DIRECT, replace(OTHER, announced_pid=1, pid=1), "a connection pooler is between"),
-        (replace(DIRECT, remembered="other"), OTHER, "a connection pooler is between"),
+        (replace(DIRECT, remembered=MARKS[1]), OTHER, "a connection pooler is between"),
     ],
 )
 def test_a_pooler_or_balancer_is_noticed(one: Probe, other: Probe, reason: str) -> None:
@@ -220,41 +248,49 @@ def table(identity: Identity = Identity.DEFAULT, *columns: ColumnDefinition, par
 PGOUTPUT = Capture("a", 150000, "pgoutput", loses_nan=False)
 
 
-def test_a_table_without_identity_is_a_warning_with_ways_out() -> None:
-    (line,) = told(judge_source_table(PGOUTPUT, table(Identity.NOTHING), {TableName("public", "t")}))
-    assert line.startswith('warning: table "public.t" on "a": has no usable replica identity: only inserts are replicated; ')
-    assert 'ALTER TABLE "public"."t" ADD PRIMARY KEY (…), or ALTER TABLE "public"."t" REPLICA IDENTITY FULL' in line
-    assert told(judge_source_table(PGOUTPUT, table(), set())) == []
-
-
-def test_a_partitioned_table_before_version_13_is_a_warning() -> None:
+def test_a_partitioned_table_is_a_warning_and_before_version_13_two() -> None:
     old = replace(PGOUTPUT, version=120000)
-    assert len(told(judge_source_table(old, table(partitioned=True), set()))) == 1
-    assert told(judge_source_table(replace(old, plugin="wal2json"), table(partitioned=True), set())) == []
-    assert told(judge_source_table(PGOUTPUT, table(partitioned=True), set())) == []
+    assert len(told(judge_source_table(old, table(partitioned=True)))) == 2
+    (rows_stay,) = told(judge_source_table(replace(old, plugin="wal2json"), table(partitioned=True)))
+    assert "of one of its partitions is not replicated" in rows_stay
+    assert told(judge_source_table(PGOUTPUT, table(partitioned=True))) == [rows_stay]
+
+
+def test_keys_with_arrays_are_refused_where_the_server_does_not_find_rows_by_them() -> None:
+    arrays = table(Identity.DEFAULT, column("id", "integer[]", 1007), column("v"))
+    (refused,) = told(judge_array_keys("a", 90024, [arrays, table()]))
+    assert refused.startswith('error: table "public.t" on "a": its key has an array (id), by which a server before 9.1')
+    assert 'ALTER TABLE "public"."t" ADD PRIMARY KEY (…) over other columns' in refused
+    assert told(judge_array_keys("a", 90100, [arrays])) == []
 
 
 def test_numbers_that_old_wal2json_loses_need_a_key() -> None:
     capture = Capture("a", 150000, "wal2json", loses_nan=True)
     number = column("n", "numeric", 1700)
-    (keyed,) = told(judge_source_table(capture, table(Identity.DEFAULT, column("id"), number), set()))
+    (keyed,) = told(judge_source_table(capture, table(Identity.DEFAULT, column("id"), number)))
     assert keyed.startswith("warning: ")
     assert "NULL in n is read again" in keyed
-    (keyless,) = told(judge_source_table(capture, table(Identity.FULL, column("id"), number), set()))
+    (keyless,) = told(judge_source_table(capture, table(Identity.FULL, column("id"), number)))
     assert keyless.startswith("error: ")
-    assert told(judge_source_table(replace(capture, loses_nan=False), table(Identity.FULL, number), set())) == []
-    assert told(judge_source_table(capture, table(), set())) == []
+    assert told(judge_source_table(replace(capture, loses_nan=False), table(Identity.FULL, number))) == []
+    assert told(judge_source_table(capture, table())) == []
 
 
 def test_a_pattern_that_chooses_nothing_is_named() -> None:
     sync = Sync(sources=("a",), targets=("b",), tables=("t", "T", "other.*"))
-    lines = told(judge_selection("shop", sync, "a", [table()]))
+    lines = told(judge_selection("shop", sync, "a", [table()], []))
     assert [line.split(";")[0] for line in lines] == [
         'warning: sync "shop": the pattern "public.T" chooses no table on "a"',
         'warning: sync "shop": the pattern "other.*" chooses no table on "a"',
     ]
-    (line,) = told(judge_selection("shop", sync, "a", []))
+    (line,) = told(judge_selection("shop", sync, "a", [], []))
     assert line.startswith("error: sync \"shop\": selects no table on \"a\" (tables = ['public.t', 'public.T', 'other.*']")
+
+
+def test_a_pattern_that_chooses_a_sequence_chooses_something() -> None:
+    sync = Sync(sources=("a",), targets=("b",), tables=("t", "numbers"), sequences=True)
+    lines = told(judge_selection("shop", sync, "a", [table()], [TableName("public", "numbers")]))
+    assert lines == []
 
 
 GOOD_TARGET = TargetTable(
@@ -263,6 +299,7 @@ GOOD_TARGET = TargetTable(
     role="plain",
     denied=(),
     schema_denied=False,
+    reads_hex=True,
 )
 ON = 'table "public.t" on "b"'
 
@@ -306,6 +343,38 @@ ON = 'table "public.t" on "b"'
 )
 def test_what_a_target_lacks_is_told_with_the_remedy(target: TargetTable | Missing, expected: str) -> None:
     assert told(judge_target_table("b", table(), target)) == [expected]
+
+
+def test_a_server_before_9_0_takes_no_bytea() -> None:
+    source = table(Identity.DEFAULT, column("id"), column("v", "bytea", 17))
+    there = replace(GOOD_TARGET, columns=GOOD_TARGET.columns | {"v": TargetColumn("bytea", required=False)})
+    assert told(judge_target_table("b", source, there)) == []
+    (line,) = told(judge_target_table("b", source, replace(there, reads_hex=False)))
+    assert line.startswith(f'error: {ON}: column "v" is bytea, which no version before 9.0 reads in hex')
+
+
+@pytest.mark.parametrize(
+    ("there", "source", "holds_it"),
+    [
+        ("bigint", "integer", True),
+        ("integer", "bigint", False),
+        ("numeric", "bigint", True),
+        ("numeric(12,2)", "numeric(10,2)", True),
+        ("numeric(12,4)", "numeric(10,2)", True),
+        ("numeric(12,4)", "numeric(12,2)", False),
+        ("numeric(12,2)", "numeric", False),
+        ("numeric", "numeric(12,2)", True),
+        ("text", "character varying(20)", True),
+        ("character varying(20)", "character varying(10)", True),
+        ("character varying(10)", "character varying", False),
+        ("double precision", "real", True),
+        ("real", "double precision", False),
+        ("text", "integer", False),
+        ("public.mood", "public.mood", True),
+    ],
+)
+def test_a_wider_type_of_the_same_kind_holds_every_value(there: str, source: str, *, holds_it: bool) -> None:
+    assert holds(there, source) is holds_it
 
 
 def test_a_good_target_is_good() -> None:

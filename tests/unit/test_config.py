@@ -11,7 +11,7 @@ import pytest
 from streamer.config import Config, Sync, load
 from streamer.errors import ConfigError
 from streamer.model import TableName
-from streamer.node_config import Node, redact
+from streamer.node_config import Node
 
 NODES = """
 [nodes.a]
@@ -124,7 +124,9 @@ def test_a_file_that_is_not_toml(write: Callable[[str], Path], text: str, proble
 RUN = 'syncs.shop.run: must be "continuous", "manual" or "every NUMBER UNIT" with a unit of s, m, h or d, like "every 10m"'
 INTERVAL = "syncs.shop.run: the time between two runs must be at least 1s and at most 366d"
 NAMES = "names are lower-case letters, digits and _, start with a letter and have 25 characters at most"
-LISTEN = "http.listen: must be 127.0.0.1:PORT, localhost:PORT or [::1]:PORT; nothing protects what it serves"
+LISTEN = "http.listen: must be HOST:PORT, like 127.0.0.1:9851 or [::1]:9851"
+SIZE = 'nodes.a.max_retained_wal: must be a number and a unit of kB, MB, GB or TB, like "20GB"'
+TOKEN = "http.token: must be at least 12 characters of ASCII without spaces, for example of: openssl rand -hex 24"
 POSTGRES_URL = (
     "nodes.a.url: is not postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE; "
     "write % as %25, @ as %40, / as %2F and a space as %20 in user and password"
@@ -167,7 +169,7 @@ PROBLEMS = {
     "too few jobs": (NODES + SYNC + "copy_jobs = 0", "syncs.shop.copy_jobs: must be greater than or equal to 1"),
     "unknown capture": (
         NODES.replace("wal2json", "triggers") + SYNC,
-        "nodes.b.capture: must be 'auto', 'wal2json' or 'pgoutput'",
+        "nodes.b.capture: must be 'auto', 'wal2json', 'pgoutput' or 'trigger'",
     ),
     "unknown copy": (NODES + SYNC + 'copy = "yes"', "syncs.shop.copy: must be 'never', 'if-empty' or 'always'"),
     "unknown run": (NODES + SYNC + 'run = "sometimes"', RUN),
@@ -222,7 +224,19 @@ PROBLEMS = {
     "option with %": (with_url("postgresql://u@db1/shop?password=50%secret"), POSTGRES_URL),
     "IPv6 address that does not end": (with_url("postgresql://u:secret@[::1/shop"), POSTGRES_URL),
     # http
-    "http on every address": (NODES + SYNC + '[http]\nlisten = "0.0.0.0:9851"', LISTEN),
+    "http on every address": (
+        NODES + SYNC + '[http]\nlisten = "0.0.0.0:9851"',
+        'http.token: is missing, and 0.0.0.0:9851 can be reached from other machines; write token = "${STREAMER_TOKEN}" and '
+        "export STREAMER_TOKEN, or listen on 127.0.0.1",
+    ),
+    "http with a short token": (NODES + SYNC + '[http]\ntoken = "hunter2"', TOKEN),
+    "http with a token that no header can carry": (NODES + SYNC + '[http]\ntoken = "pässword-of-mine"', TOKEN),
+    "max_retained_wal without a unit": (NODES.replace("[nodes.b]", 'max_retained_wal = "20"\n[nodes.b]') + SYNC, SIZE),
+    "max_retained_wal of nothing": (NODES.replace("[nodes.b]", 'max_retained_wal = "0GB"\n[nodes.b]') + SYNC, SIZE),
+    "wal_guard without a limit": (
+        NODES.replace("[nodes.b]", 'wal_guard = "pause"\n[nodes.b]') + SYNC,
+        'nodes.a: wal_guard = "pause" needs max_retained_wal, for example "20GB"',
+    ),
     "http without an address": (NODES + SYNC + '[http]\nlisten = ":9851"', LISTEN),
     "http without a port": (NODES + SYNC + '[http]\nlisten = "127.0.0.1"', LISTEN),
     "http on port 0": (NODES + SYNC + '[http]\nlisten = "127.0.0.1:0"', LISTEN),
@@ -244,12 +258,21 @@ def test_a_variable_that_is_not_set(write: Callable[[str], Path], name: str) -> 
     assert said == f"nodes.a.url: environment variable {name} is not set; export {name}=…".replace("  ", " ")
 
 
+def test_the_token_comes_from_the_environment_and_is_not_shown(write: Callable[[str], Path]) -> None:
+    path = write(NODES + SYNC + '[http]\nlisten = "0.0.0.0:9851"\ntoken = "${TOKEN}"')
+    http = load(path, {"TOKEN": "correct-horse-battery"}).http
+    assert (http.token, http.loopback, http.url) == ("correct-horse-battery", False, "http://127.0.0.1:9851")
+    assert "correct" not in repr(http)
+    assert problem_with_file(path) == "http.token: environment variable TOKEN is not set; export TOKEN=…"
+
+
 def shown(path: Path, environ: dict[str, str]) -> str:
-    """What a person gets to see of the url of node a: the url itself, or an error."""
+    """What a person gets to see if the url of node a is not right."""
     try:
-        return redact(load(path, environ).nodes["a"].url)
+        load(path, environ)
     except ConfigError as error:
         return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("secret", ["p@ss", "se[cr]et", "se[cret", "se/cret", "50%off", "secr\u2100et", "ho st", "s:e:c:r"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer.config import Config, Sync, load
-from streamer.conflict_config import TableRules, TableSettings
+from streamer.conflict_config import NO_QUARANTINE, TableRules, TableSettings
 from streamer.errors import ConfigError
 from streamer.model import TableName
 from streamer.node_config import Node
@@ -139,6 +139,19 @@ PROBLEMS = {
         MESH + 'copy = "always"',
         'syncs.shop.copy: must be "if-empty" or "never" with several sources: "always" replaces rows that others made',
     ),
+    "merged columns where a source keeps no old rows": (
+        '[nodes.t]\nurl = "postgresql://db4/shop"\ncapture = "trigger"\n'
+        + MESH.replace('["a", "b"]', '["a", "t"]')
+        + TABLE
+        + 'max = ["seen"]',
+        'syncs.shop.table."public.accounts".max: what a write adds is told by the old row, which triggers do not keep, and nodes.t '
+        'has capture = "trigger"; remove this key, or capture "t" from its WAL',
+    ),
+    "quarantine": (MESH + 'on_error = "quarantine"', f"syncs.shop.on_error: {NO_QUARANTINE}"),
+    "quarantine of a table": (
+        MESH + TABLE + 'on_error = "quarantine"',
+        f'syncs.shop.table."public.accounts".on_error: {NO_QUARANTINE}',
+    ),
     # one source
     **{
         f"{key} with one source": (f"{ONE_WAY}{key} = {value}", f"syncs.shop.{key}: {ONE_SOURCE}")
@@ -166,7 +179,7 @@ PROBLEMS = {
     ),
     "pattern for a table": (
         MESH + '[syncs.shop.table."sales.*"]',
-        'syncs.shop.table."sales.*": is a pattern; name each table by itself, as SCHEMA.TABLE',
+        'syncs.shop.table."sales.*": is a pattern; name each table by itself, and wildcards of its name in brackets: [*]',
     ),
     "table without a name": (
         MESH + '[syncs.shop.table.""]',
@@ -182,7 +195,7 @@ PROBLEMS = {
     ),
     "table without quotes": (
         MESH + "[syncs.shop.table.public.users]\ndelta = []",
-        f'unknown key "syncs.shop.table.public.users"; known: {", ".join(TableSettings.model_fields)}',
+        'syncs.shop.table: a name with a dot needs quotes: write table."public.users" for table.public.users',
     ),
     "tables that are no table": (MESH + "table = 3", "syncs.shop.table: must hold tables, like [syncs.shop.table.NAME]"),
     "table that is no table": (
@@ -195,8 +208,8 @@ PROBLEMS = {
         'unknown key "syncs.shop.table."public.accounts".delt"; did you mean "delta"?',
     ),
     "key of a table": (
-        MESH + TABLE + 'key = "x"',
-        f'unknown key "syncs.shop.table."public.accounts".key"; known: {", ".join(TableSettings.model_fields)}',
+        MESH + TABLE + 'primary = "x"',
+        f'unknown key "syncs.shop.table."public.accounts".primary"; known: {", ".join(TableSettings.model_fields)}',
     ),
     "column that is no list": (
         MESH + TABLE + 'delta = "balance"',

@@ -12,6 +12,7 @@ import pytest
 
 from streamer.model import Kind
 from streamer.sinks.conflict import ConflictKind, Rules
+from tests.unit.batch_nodes import LateWorld, play_batches
 from tests.unit.conflict_model import (
     LATEST,
     NAMES,
@@ -71,6 +72,15 @@ def test_a_delta_column_ends_as_the_sum_of_all_deltas_and_a_max_column_as_the_gr
         assert merged == {k: (str(world.added[k]), str(world.greatest[k])) for k in merged}, f"seed {seed}\n{world.told()}"
 
 
+@pytest.mark.parametrize(
+    ("shape", "nodes"), [(PLAIN, 2), (PLAIN, 3), (UNIQUE, 3), (TWO_UNIQUES, 2), (SUMS, 2), (SUMS, 3), (SUMS_DELETED, 2)]
+)
+def test_a_table_may_be_truncated_while_others_write_it(shape: Shape, nodes: int) -> None:
+    truncated = replace(shape, truncates=3)
+    for seed in range(SEEDS // 2):
+        equal_or_fail(play(seed, truncated, nodes), seed, history(seed, truncated, nodes))
+
+
 @pytest.mark.parametrize(("shape", "nodes"), [(SUMS_DELETED, 2), (ONLY_UPDATES, 3), (ONLY_UPDATES, 4)])
 def test_rows_with_merge_columns_may_be_deleted(shape: Shape, nodes: int) -> None:
     for seed in range(SEEDS):
@@ -83,6 +93,26 @@ def test_a_priority_list_makes_two_nodes_equal(priority: str, shape: Shape) -> N
     by_priority = replace(shape, rules=Rules(tuple(priority)))
     for seed in range(SEEDS):
         equal_or_fail(play(seed, by_priority, 2), seed, history(seed, shape, 2))
+
+
+@pytest.mark.parametrize("batched", ["a", "b", "ab", "abc"])
+@pytest.mark.parametrize(("shape", "nodes"), [(PLAIN, 3), (UNIQUE, 2), (UNIQUE, 3), (TWO_UNIQUES, 3), (TWO_UNIQUES, 4)])
+def test_nodes_that_tell_only_the_last_state_of_a_row_become_equal_too(shape: Shape, nodes: int, batched: str) -> None:
+    """Those that triggers capture, and whose edges may be broken off inside of a batch."""
+    for seed in range(SEEDS):
+        world = play_batches(history(seed, shape, nodes), seed, shape, nodes, batched[:nodes])
+        equal_or_fail(world, seed, history(seed, shape, nodes))
+
+
+@pytest.mark.parametrize("batched", ["a", "abc"])
+@pytest.mark.parametrize(("shape", "nodes"), [(PLAIN, 3), (UNIQUE, 2), (UNIQUE, 3), (TWO_UNIQUES, 4)])
+def test_nodes_become_equal_though_transactions_commit_long_after_the_time_that_they_tell(
+    shape: Shape, nodes: int, batched: str
+) -> None:
+    """As those that triggers capture do where the server keeps no commit times."""
+    for seed in range(SEEDS):
+        world = play_batches(history(seed, shape, nodes), seed, shape, nodes, batched[:nodes], kind=LateWorld)
+        equal_or_fail(world, seed, history(seed, shape, nodes))
 
 
 # -- every order of small histories ------------------------------------------------------------------------------------------------

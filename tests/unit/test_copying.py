@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from streamer.copying import BrokenOff, InitialCopy, Policy, prepare
+from streamer.copying import InitialCopy, Policy, prepare
 from streamer.errors import ConnectError, SchemaError, SourceError, StreamerError
-from streamer.model import LSN, EdgeName, SlotIdentity, TableName
+from streamer.model import LSN, EdgeName, KeyRange, SlotIdentity, TableName
 from streamer.ports import CopyTable, Held, Progress
+from streamer.workers import BrokenOff
 from tests.changes import copy_of, table
 from tests.memory import MemoryDatabase, MemorySink, MemoryTable
 from tests.memory_source import SLOT, START, MemorySnapshot, MemorySource
@@ -91,10 +92,12 @@ def failing(source: MemorySource, name: TableName) -> Iterator[None]:
 
     class Snapshot(MemorySnapshot):
         @contextmanager
-        def rows(self, table: TableName, columns: Sequence[str], where: str = "") -> Iterator[Iterator[bytes]]:
+        def rows(
+            self, table: TableName, columns: Sequence[str], where: str = "", within: KeyRange | None = None
+        ) -> Iterator[Iterator[bytes]]:
             if table == name:
                 raise ConnectError("gone")
-            with super().rows(table, columns) as blocks:
+            with super().rows(table, columns, where, within) as blocks:
                 yield blocks
 
     @contextmanager
@@ -140,6 +143,13 @@ def test_a_table_that_the_stream_no_longer_carries_is_an_error() -> None:
     join(MemorySource([FIRST]), target)
     with pytest.raises(SourceError, match=r'"public.first" is no longer in the publication of slot "streamer_shop_a"'):
         join(MemorySource([replace(FIRST, carried=False)]), target)
+
+
+def test_a_table_that_the_sync_selects_no_longer_is_forgotten() -> None:
+    target = database(FIRST, SECOND)
+    join(MemorySource([FIRST, SECOND]), target)
+    assert join(MemorySource([SECOND]), target).copied == {SECOND.table: START}
+    assert target.progress[EDGE].copied == {SECOND.table: START}
 
 
 # -- several sources ---------------------------------------------------------------------------------------------------------------

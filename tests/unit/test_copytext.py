@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.sinks import copytext
+from streamer import copytext
 
 VALUES = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 TRICKY = st.none() | st.text("\\Nntbrfv.\t\n\r\b\f\v\x85\u2028 ä")

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console, RenderableType
 
+from streamer.copy_report import CopyReport
 from streamer.demo.compare import Contents, Verdict
 from streamer.demo.conflicts import Recorded, by_kind, examples
 from streamer.demo.screen import Rate, Screen, conflict_table, money_table, verdict_table
-from streamer.report import CopyReport, Counters, EdgeReport, State, StreamReport
+from streamer.report import Counters, EdgeReport, State, StreamReport
 
 NODES = ("a", "b", "c", "d", "file")
 BUSY = Counters(updated=123_456, conflicts=Counter(update_deleted=7))

@@ -1,9 +1,9 @@
-"""The docs describe each command, option, config key and metric; what they show as a config is one; their links lead somewhere."""
+"""The docs describe each command, option and config key; what they show as a config is one; their links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,19 +12,20 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from streamer import config, conflict_config, metrics, node_config, topology
+from streamer import config, conflict_config, http_config, node_config, topology
 from streamer.admin.init import TEMPLATE
+from streamer.admin.status import Line, NodeFinding
 from streamer.cli import app
-from streamer.report import Counters, EdgeReport, Problem, State, StreamReport
+from streamer.report import DeltaReport
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("grafana/*.md")])
 COMMANDS: Final[dict[str, Any]] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 MODELS: Final[dict[str, type[BaseModel]]] = {
     "[nodes.NAME]": node_config.Node,
     "[syncs.NAME]": config.Sync,
     '[syncs.NAME.table."TABLE"]': conflict_config.TableSettings,
-    "[http]": config.Http,
+    "[http]": http_config.Http,
 }
 
 
@@ -54,7 +55,14 @@ def test_every_command_is_described_with_all_its_options(command: str) -> None:
 
 
 def test_no_command_is_described_that_does_not_exist() -> None:
-    assert set(re.findall(r"^## `streamer (\w+)", text("docs/cli.md"), re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^## `streamer ([\w-]+)", text("docs/cli.md"), re.MULTILINE)) == set(COMMANDS)
+
+
+def test_what_status_prints_as_json_is_described() -> None:
+    (shown,) = re.findall(r"```\n(.*?)```", section(text("docs/cli.md"), "## `streamer status"), re.DOTALL)
+    keys = re.findall(r'"(\w+)"', re.sub(r'"ok\|.*?"', "", shown))
+    top = ["severity", "running", "edges", "nodes", "deltas"]
+    assert sorted(keys) == sorted([*top, *(field.name for made in (Line, NodeFinding, DeltaReport) for field in fields(made))])
 
 
 @pytest.mark.parametrize("table", MODELS)
@@ -77,18 +85,7 @@ def default_of(field: FieldInfo) -> str:
     """What the page says of a key's default."""
     if field.is_required():
         return "Required"
-    return {(): "[]", None: "Default: "}.get(field.default, str(field.default))
-
-
-def test_every_metric_is_described_and_none_else() -> None:
-    edge = EdgeReport(
-        "shop", "a", "b", State.STREAMING, "0/1", 0, 0.0, 0.0, 0.0, 0, Counters(), Problem("x", "", datetime.now(UTC))
-    )
-    stream = StreamReport("shop", "a", State.STREAMING, "0/1", None, [edge], schedule="manual")
-    served = metrics.exposition(lambda: [stream]).decode()
-    names = set(re.findall(r"^(\w+)\{", served, re.MULTILINE))
-    described = section(text("docs/configuration.md"), "## Metrics")
-    assert set(re.findall(r"^\| `(\w+)`", described, re.MULTILINE)) == names
+    return {(): "[]", None: "Default: ", False: "`false`"}.get(field.default, str(field.default))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/configuration.md"])

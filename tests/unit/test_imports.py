@@ -19,26 +19,56 @@ import streamer
 PACKAGE = Path(streamer.__file__).parent
 
 LAYERS = (
-    ("__init__", "model", "errors"),
+    ("__init__", "compiled", "model", "errors"),
     (
         "ports",
+        "post_data",
+        "sequence_ports",
         "config",
         "node_config",
+        "http_config",
+        "fullcopy_config",
+        "patterns",
+        "periods",
+        "copytext",
+        "copied_ranges",
         "conflict_config",
+        "config_problems",
         "shape_config",
         "sql_text",
         "session",
+        "silence",
+        "spare_connections",
         "versions",
         "statements",
         "logs",
+        "service_manager",
+        "copy_report",
         "report",
         "retry",
+        "workers",
     ),
-    ("topology", "progress", "router", "grouping", "queue", "schedule", "shaping"),
+    ("topology", "progress", "key_ranges", "router", "grouping", "queue", "schedule", "shaping", "wal_guard"),
     ("capture", "sinks"),
-    ("stream", "runner", "edge", "copying", "joining", "metrics", "http"),
-    ("daemon", "admin"),
-    ("cli", "demo"),
+    (
+        "stream",
+        "runner",
+        "edge",
+        "complaints",
+        "copying",
+        "copy_jobs",
+        "copy_work",
+        "post_data_jobs",
+        "full_copies",
+        "sequences",
+        "joining",
+        "metrics",
+        "http",
+        "http_server",
+        "slot_monitor",
+    ),
+    ("assembly", "daemon", "admin", "bucardo", "verify"),
+    ("cli", "cli_bucardo", "cli_cutover", "cli_options", "cli_quarantine", "cli_snapshot", "cli_verify", "demo"),
     ("__main__",),
 )
 
@@ -46,7 +76,7 @@ STRANGERS = (("capture", "sinks"), ("sinks", "capture"))
 """Parts of one row of which the first never imports the second."""
 
 DRIVERS = ("psycopg", "pymysql", "sqlite3")
-DRIVER_USERS = ("capture", "sinks", "admin", "demo", "session", "versions")
+DRIVER_USERS = ("capture", "sinks", "admin", "verify", "demo", "session", "versions")
 """Who talks to a database; `session` opens the connections of the others."""
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from streamer.copytext import format_rows
 from streamer.errors import ConnectError
 from streamer.model import LSN, EdgeName, Group
 from streamer.ports import Progress, Start
-from streamer.sinks.copytext import format_rows
 from streamer.sinks.jsonl_progress import read
 from tests.changes import ITEMS, copy_of, group, write
 from tests.events import Tables, events, files, transactions

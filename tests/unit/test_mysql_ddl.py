@@ -138,6 +138,11 @@ def test_columns_that_would_share_a_name_are_refused() -> None:
         created(column("id", "integer"), column("ID", "integer"))
 
 
+def test_a_table_without_columns_that_travel_is_refused_by_its_name() -> None:
+    with pytest.raises(SchemaError, match=r'table "public\.t" has no column whose values travel, and MySQL has no tables'):
+        created(column("g", "integer", generated=True))
+
+
 def test_a_missing_column_has_its_type_in_the_remedy() -> None:
     error = missing_column(TableName("s", "t"), column('odd "one"', "bytea"), MARIADB, NAMES)
     assert error.hint == 'there: ALTER TABLE `shop`.`s.t` ADD COLUMN `odd "one"` LONGBLOB'

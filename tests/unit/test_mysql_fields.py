@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamer.copytext import format_rows
 from streamer.model import Value
-from streamer.sinks.copytext import format_rows
 from streamer.sinks.mysql_fields import Field, Fields, Stored, file_of_copy, literal
 from streamer.sinks.mysql_values import TargetColumn
 from streamer.sinks.unrepresentable import Unrepresentable
@@ -49,7 +49,7 @@ def read(file: bytes) -> list[tuple[str | None, ...]]:
 
 @given(rows_of_two)
 def test_a_file_reads_back_as_the_rows(rows: list[tuple[str | None, ...]]) -> None:
-    assert read(two_texts().file(rows)) == rows
+    assert read(b"".join(two_texts().file(rows))) == rows
 
 
 @given(rows_of_two)
@@ -70,7 +70,7 @@ def test_only_texts_in_their_places_are_copied_as_they_are() -> None:
 def test_values_are_converted_and_bytes_are_hexadecimal() -> None:
     made = fields(Field.of(0, INT, INTEGER), Field.of(1, BOOL, TINYINT), Field.of(2, BYTEA, LONGBLOB))
     rows = [("1", "t", "\\x00ff"), ("2", None, None)]
-    assert made.file(rows) == b"1\t1\t00ff\n2\t\\N\t\\N\n"
+    assert b"".join(made.file(rows)) == b"1\t1\t00ff\n2\t\\N\t\\N\n"
     assert list(made.literals(rows)) == ["('1', '1', X'00ff')", "('2', NULL, NULL)"]
     assert made.load_statement("t").endswith("(`id`, `flag`, @f2) SET `data` = UNHEX(@f2)")
 
@@ -78,7 +78,7 @@ def test_values_are_converted_and_bytes_are_hexadecimal() -> None:
 def test_columns_may_be_chosen_and_named_anew() -> None:
     made = fields(Field.of(2, TEXT, LONGTEXT, "c2"), Field.of(0, INT, INTEGER, "c0"), width=3)
     assert made.columns == "`c2`, `c0`"
-    assert made.file([("1", "left out", "x")]) == b"x\t1\n"
+    assert b"".join(made.file([("1", "left out", "x")])) == b"x\t1\n"
     assert made.one(("1", None, "it's")) == ["'it\\'s'", "'1'"]
 
 
@@ -92,10 +92,10 @@ def test_what_does_not_fit_is_replaced_or_raised() -> None:
     short = TargetColumn("name", "varchar", "varchar(2)", length=2, charset="utf8mb4")
     pair = [Field.of(0, INT, INTEGER), Field.of(1, TEXT, short)]
     rows = [("1", "ab"), ("2", "abc"), ("3", None)]
-    assert Fields(2, pair, replace).file(rows) == b"1\tab\n2\t\\N\n3\t\\N\n"
+    assert b"".join(Fields(2, pair, replace).file(rows)) == b"1\tab\n2\t\\N\n3\t\\N\n"
     assert asked == [(1, ("2", "abc"), "abc")]
     with pytest.raises(Unrepresentable, match="more than 2"):
-        fields(*pair).file(rows)
+        list(fields(*pair).file(rows))
 
 
 @pytest.mark.parametrize(

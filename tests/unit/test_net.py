@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.model import UNCHANGED, Change, Column, Identity, Kind, Relation, Row, TableName, Value
+from streamer.model import UNCHANGED, Change, Column, Identity, Kind, Relation, Row, TableName, Value, newest
 from streamer.sinks import net
-from streamer.sinks.net import RowWise, SetWise, Step, Truncate, Unfoldable, fold, merge
+from streamer.sinks.net import RowWise, SetWise, Step, Truncate, Unfoldable, fold
 
 Stored: TypeAlias = dict[str, Value]
 
@@ -354,6 +354,6 @@ def test_updates_are_grouped_by_the_columns_that_they_carry() -> None:
 
 
 def test_merging_takes_unchanged_columns_from_the_older_row() -> None:
-    assert merge(("1", "x", UNCHANGED), ("1", UNCHANGED, None)) == ("1", "x", None)
-    assert merge(("1", "x"), ("1", UNCHANGED)) == ("1", "x")
-    assert merge(("1", UNCHANGED), ("1", UNCHANGED)) == ("1", UNCHANGED)
+    assert newest(("1", "x", UNCHANGED), ("1", UNCHANGED, None)) == ("1", "x", None)
+    assert newest(("1", "x"), ("1", UNCHANGED)) == ("1", "x")
+    assert newest(("1", UNCHANGED), ("1", UNCHANGED)) == ("1", UNCHANGED)

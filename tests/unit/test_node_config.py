@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from streamer.node_config import MysqlAddress, Node, redact
+from streamer.node_config import MysqlAddress, Node
 
 SHAPE = "is not mysql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE"
 
@@ -111,29 +109,3 @@ def test_problem(url: str, message: str) -> None:
     said = str(caught.value.errors(include_input=False, include_url=False)[0]["msg"])  # type: ignore[attr-defined]
     assert said.startswith(f"Value error, {message}")
     assert "secret" not in said
-
-
-@pytest.mark.parametrize(
-    ("url", "redacted"),
-    [
-        ("postgresql://u:secret@db1:5433/shop?sslmode=require", "postgresql://u@db1:5433/shop"),
-        ("postgres://u:se?cr#et@db1/shop", "postgresql://u@db1/shop"),
-        ("postgresql://:secret@db1/shop", "postgresql://db1/shop"),
-        ("postgresql://db1/shop?user=u&password=secret", "postgresql://db1/shop"),
-        ("postgresql://u:s%40ecret@[::1]:5,db2/shop", "postgresql://u@[::1]:5,db2/shop"),
-        ("postgresql:///shop?host=/run/postgresql", "postgresql:///shop"),
-        ("postgresql://u:se/cret@db1/shop", "postgresql://"),
-        ("mysql://u:secret@db1:3307/shop?ssl_mode=required", "mysql://u@db1:3307/shop"),
-        ("mariadb://u:se?cr#et@db1/shop", "mysql://u@db1/shop"),
-        ("mysql://u:se/cret@db1/shop", "mysql://"),
-        ("sqlite:////var/lib/shop.sqlite", "sqlite:////var/lib/shop.sqlite"),
-        ("jsonl:-", "jsonl:-"),
-    ],
-)
-def test_redacted_urls(url: str, redacted: str) -> None:
-    assert redact(url) == redacted
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=1), st.sampled_from(["postgresql", "mysql"]))
-def test_no_password_is_left_in_a_redacted_url(password: str, scheme: str) -> None:
-    assert f"<{password}>" not in redact(f"{scheme}://u:<{password}>@h/shop")

@@ -142,8 +142,13 @@ def test_one_truncate_message_is_a_change_for_each_of_its_relations() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"O" + struct.pack(">Q", 1) + b"streamer:a\0", b"Y" + struct.pack(">I", 3) + b"public\0mood\0", b"M\0rest"],
-    ids=["origin", "type", "message"],
+    [
+        b"O" + struct.pack(">Q", 1) + b"streamer:a\0",
+        b"Y" + struct.pack(">I", 3) + b"public\0mood\0",
+        b"M\0rest",
+        b"A" + struct.pack(">II", 7, 8),
+    ],
+    ids=["origin", "type", "message", "stream abort"],
 )
 def test_messages_without_changes_are_passed_over(payload: bytes) -> None:
     assert PgoutputDecoder().decode(payload) is None
@@ -227,7 +232,10 @@ def test_a_damaged_payload_is_decoded_or_refused_but_nothing_else(payload: bytes
 @pytest.mark.parametrize(
     ("payload", "complaint"),
     [
-        (b"", "0 bytes cannot be read"),
+        (b"", "0 bytes cannot be read: it ends too early"),
+        (b"U" + bytes(3), "4 bytes cannot be read: it ends too early"),
+        (message("I", b"N", struct.pack(">H", 1)), "8 bytes cannot be read: it ends too early"),
+        (message("I", b"N", struct.pack(">H", 1) + b"t" + b"\xff" * 4), "it should have 4294967308 bytes|described"),
         (b"Zzz", "unknown kind 'Z'"),
         (b"B" + struct.pack(">QqI", 1, 2**62, 3), "malformed"),
         (message("I", b"N", row("1", None, None), oid=77), "oid 77, which was never described"),

@@ -3,99 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from streamer.copying import InitialCopy, Policy
-from streamer.edge import Edge
-from streamer.errors import ConnectError, SlotError, UsageError
-from streamer.model import LSN, EdgeName, TableName
-from streamer.report import Result, State, StreamReport
-from streamer.router import Route
-from streamer.runner import Runner
-from streamer.schedule import Continuous, Resting
-from streamer.stream import Stream
-from tests.changes import copy_of, insert, relation, table
-from tests.memory import MemoryDatabase, MemorySink, MemoryTable
-from tests.memory_source import MemorySource
+from streamer.errors import ConnectError, SlotError, TakenError, UsageError
+from streamer.model import LSN
+from streamer.report import Result, State
+from tests.unit.running import NAME, Running
 from tests.waiting import wait_for, wait_for_equal
-
-ITEM = table("item", id="integer", x="text")
-ITEMS = relation(ITEM)
-NAME = TableName("public", "item")
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Running:
-    """A runner of a stream from `a` to `b`, in its thread."""
-
-    def __init__(self, *, continuous: bool = False, interval: float | None = None, policy: Policy = "never") -> None:
-        self.source = MemorySource([copy_of(ITEM)])
-        self.target = MemoryDatabase()
-        self.target.tables[NAME] = MemoryTable(("id", "x"), ("id",))
-        self.clock = Clock()
-        name = EdgeName("shop", "a", "b")
-        copy = InitialCopy(name, policy, 1)
-
-        def make_edges(rejoin: Callable[[], None]) -> Sequence[Edge]:
-            return [Edge(name, self.source, lambda: MemorySink(name, self.target), Route("a", "b", ["a"]), copy, rejoin)]
-
-        def make() -> Stream:
-            return Stream("shop", "a", self.source, make_edges, until_caught_up=not continuous)
-
-        schedule = Continuous() if continuous else Resting(interval, self.clock())
-        self.runner = Runner("shop", "a", make, schedule, "continuous" if continuous else "manual", self.clock)
-        self.thread = threading.Thread(target=self.runner.run)
-        self.thread.start()
-
-    def insert(self, *ids: int) -> None:
-        for i in ids:
-            self.source.commit(insert(ITEMS, str(i), "x"))
-
-    @property
-    def ids(self) -> list[int]:
-        return sorted(int(row["id"] or 0) for row in self.target.tables[NAME].rows)
-
-    @property
-    def report(self) -> StreamReport:
-        return self.runner.report()
-
-    @property
-    def states(self) -> list[State]:
-        """Of the stream and its edge."""
-        report = self.report
-        return [report.state, *(edge.state for edge in report.edges)]
-
-    def wait_for_states(self, state: State) -> None:
-        wait_for_equal(lambda: self.states, [state, state], f"everything to be {state}")
-
-    def finish(self, number: int) -> None:
-        """Wait for the run to be done."""
-        wait_for(lambda: self.report.kicks.done >= number, f"run {number} to be done")
-
-    def hold_back_a_run(self) -> int:
-        """Kick, and wait until the run is amid writing, which goes on once the gate is opened."""
-        self.target.gate.clear()
-        number = self.runner.kick()
-        wait_for(lambda: self.report.edges[0].lag_bytes, "the run to have a group in hand")
-        return number
-
-    def stop(self) -> None:
-        self.target.gate.set()
-        self.runner.stop()
-        self.thread.join(timeout=20)
-        assert not self.thread.is_alive()
-
 
 Start = Callable[..., Running]
 
@@ -359,3 +275,52 @@ def test_a_kick_asks_a_source_that_is_away_and_says_so(start: Start, monkeypatch
     with pytest.raises(ConnectError, match="away"):
         live.runner.kick()
     assert live.report.kicks.asked == 0
+
+
+# -- held and given up -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_held_begins_when_it_is_let_go(start: Start) -> None:
+    obstacles = ["too much WAL"]
+    manual = start(held=lambda: obstacles[0])
+    manual.insert(1)
+    manual.runner.kick()
+    assert (manual.report.held, manual.report.state, manual.source.sessions) == ("too much WAL", State.RESTING, [])
+    obstacles[0] = ""
+    manual.finish(1)
+    assert (manual.ids, manual.report.held) == ([1], "")
+
+
+def test_a_stream_that_never_rests_is_not_held(start: Start) -> None:
+    live = start(continuous=True, held=lambda: "too much WAL")
+    live.insert(1)
+    wait_for_equal(lambda: live.ids, [1], "the row")
+    assert live.report.held == ""
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_stream_that_is_given_up_fails_with_the_reason_until_it_is_resumed(start: Start, continuous: bool) -> None:
+    given_up = start(continuous=continuous)
+    given_up.runner.give_up(SlotError("its slot was dropped", "start over"))
+    given_up.wait_for_states(State.FAILED)
+    problem = given_up.report.problem
+    assert problem is not None
+    assert (problem.message, problem.hint) == ("its slot was dropped", "start over")
+    with pytest.raises(UsageError, match="its slot was dropped; start over"):
+        given_up.runner.kick()
+    given_up.runner.resume()
+    given_up.insert(1)
+    given_up.runner.kick()
+    wait_for_equal(lambda: given_up.ids, [1], "the row")
+
+
+# -- standby ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_edge_that_another_daemon_writes_stands_by_and_takes_over_soon_without_counting_failures(start: Start) -> None:
+    live = start(continuous=True, setup=lambda target: [target.fail_next("open", TakenError("taken")) for _ in range(2)])
+    live.insert(1)
+    wait_for(lambda: live.states == [State.STANDBY, State.STANDBY], "the stream to stand by")
+    wait_for_equal(lambda: live.ids, [1], "the row after the takeover")
+    live.wait_for_states(State.STREAMING)
+    assert (live.report.edges[0].problem, live.report.edges[0].counters.retries) == (None, 0)

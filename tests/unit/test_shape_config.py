@@ -72,6 +72,13 @@ def test_the_keys_of_one_target_win_key_by_key(tmp_path: Path) -> None:
     assert sync.shapes_for("s")[ACCOUNTS].where == "x > 1"
 
 
+def test_a_table_with_wildcards_in_its_name_has_settings_of_its_own(tmp_path: Path) -> None:
+    text = SYNC + '[syncs.shop.table."what[?]"]\nwhere = "x > 1"\nrename = "a[*]b[[]1]"\n'
+    sync = written(tmp_path, text).syncs["shop"]
+    odd = TableName("public", "what?")
+    assert sync.shapes_for("b") == {odd: Shape(odd, TableName("public", "a*b[1]"), None, {}, "x > 1", "")}
+
+
 def test_a_filter_alone_leaves_the_table_what_it_is(tmp_path: Path) -> None:
     sync = written(tmp_path, SYNC + TABLE + 'where = "x > 1"').syncs["shop"]
     assert not sync.shapes_for("b")[ACCOUNTS].recast
@@ -93,12 +100,13 @@ def test_what_only_looks_like_a_clock_is_a_condition(tmp_path: Path, where: str)
 
 
 KEY = 'syncs.shop.table."public.accounts"'
+NO_NAME = "is not the name of a table; write SCHEMA.TABLE, and wildcards of the name in brackets: [*]"
 PROBLEMS = {
-    "no columns": (TABLE + "columns = []", f"{KEY}.columns: is empty; name the columns that travel, or remove it"),
+    "no columns": (TABLE + "columns = []", f"{KEY}.columns: is empty; name the columns, or remove it"),
     "a column twice": (TABLE + 'columns = ["id", "id"]', f'{KEY}.columns: column "id" is named twice'),
     "a column without a name": (TABLE + 'columns = [""]', f"{KEY}.columns: holds a column without a name"),
-    "a pattern as a name": (TABLE + 'rename = "crm.*"', f"{KEY}.rename: is not the name of a table; write SCHEMA.TABLE"),
-    "no name": (TABLE + 'rename = "crm."', f"{KEY}.rename: is not the name of a table; write SCHEMA.TABLE"),
+    "a pattern as a name": (TABLE + 'rename = "crm.*"', f"{KEY}.rename: {NO_NAME}"),
+    "no name": (TABLE + 'rename = "crm."', f"{KEY}.rename: {NO_NAME}"),
     "our schema": (
         TABLE + 'rename = "streamer.progress"',
         f"{KEY}.rename: lies in the schema streamer, which holds what streamer keeps in a database; choose another one",
@@ -146,6 +154,14 @@ PROBLEMS = {
     "a table that is excluded": (
         '[syncs.shop.target.b.table.tmp_x]\nwhere = "x"',
         'syncs.shop.target.b.table."public.tmp_x": is not a table of the sync; check its spelling against tables and exclude',
+    ),
+    "a name with a dot, without its quotes": (
+        '[syncs.shop.table.public.accounts]\nwhere = "x"',
+        'syncs.shop.table: a name with a dot needs quotes: write table."public.accounts" for table.public.accounts',
+    ),
+    "the same for one target": (
+        '[syncs.shop.target.b.table.public.accounts]\nwhere = "x"',
+        'syncs.shop.target.b.table: a name with a dot needs quotes: write table."public.accounts" for table.public.accounts',
     ),
     "a target that is none": (
         '[syncs.shop.target.a.table."public.accounts"]\nwhere = "x"',

@@ -85,6 +85,16 @@ def things(database: MemoryDatabase) -> list[tuple[str | None, ...]]:
 # -- streaming ---------------------------------------------------------------------------------------------------------------------
 
 
+def test_transactions_end_where_they_did_though_rows_are_left_out(database: MemoryDatabase, asked: Asked) -> None:
+    items = relation(ITEMS, Identity.FULL)
+    sink = opened(database, asked, CUT)
+    numbers = ("2", "1", "1", "2", "2", "2")  # rows with a 1 do not travel
+    changes = [insert(items, str(key), number, "a") for key, number in enumerate(numbers)]
+    write(sink, replace(group(*changes), ends=[1, 3, 5]))
+    (written,) = database.groups
+    assert (len(written.changes), list(written.ends)) == (4, [1, 1, 3])
+
+
 def test_changes_are_written_in_their_new_shape(database: MemoryDatabase, asked: Asked) -> None:
     items = relation(ITEMS, Identity.FULL)
     sink = opened(database, asked, CUT)
@@ -212,6 +222,14 @@ def test_a_copy_is_loaded_under_the_target_s_names(database: MemoryDatabase, ask
     assert sink.load(read, Start(LSN(5)), [b"1\ta\n", b"2\t\\N\n"]) == 2
     assert things(database) == [("1", "a"), ("2", None)]
     assert sink.progress_by_source()["a"].copied == {T: LSN(5)}
+
+
+def test_tables_that_keep_their_shape_are_copied_in_ranges(database: MemoryDatabase, asked: Asked) -> None:
+    other = replace(COPY, table=TableName("public", "other"))
+    database.tables[other.table] = MemoryTable(other.columns, ("id",))
+    ranges = opened(database, asked, CUT).ranges
+    assert ranges is not None
+    assert (ranges.takes(other), ranges.takes(COPY)) == (True, False)
 
 
 def test_copied_rows_go_through_the_function(database: MemoryDatabase, asked: Asked, own: ModuleType) -> None:

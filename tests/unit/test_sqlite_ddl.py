@@ -10,7 +10,7 @@ import pytest
 
 from streamer.errors import SchemaError
 from streamer.model import ColumnDefinition, TableDefinition, TableName
-from streamer.sinks.sqlite_ddl import create_table, differences, inspect, missing_column, quote, refuse_clashes, target_name
+from streamer.sinks.sqlite_ddl import create_table, inspect, missing_column, quote, refuse_clashes, target_name
 
 T = TableName("public", "t")
 
@@ -165,24 +165,18 @@ def test_tables_whose_names_differ_are_not_refused() -> None:
     refuse_clashes([T, T, TableName("s", "t"), TableName("public", "Ä"), TableName("public", "ä")])
 
 
+def test_a_table_without_columns_that_travel_is_refused_by_its_name() -> None:
+    with pytest.raises(SchemaError, match=r'table "public\.t" has no column whose values travel, and SQLite has no tables'):
+        create_table(TableDefinition(T, (column("g", 23, generated=True),), ()))
+
+
+def test_columns_that_would_share_a_name_are_refused() -> None:
+    with pytest.raises(SchemaError, match=r'columns "id" and "Id" of table "public\.t" would share a name in SQLite'):
+        create_table(TableDefinition(T, (column("id", 23), column("Id", 23)), ()))
+
+
 def test_the_remedy_for_a_missing_column_works(connection: sqlite3.Connection) -> None:
     connection.execute('CREATE TABLE "s.t" (id INTEGER)')
     remedy = missing_column(TableName("s", "t"), 'odd "one"', 17).hint
     connection.execute(remedy.removeprefix("there: "))
     assert connection.execute('PRAGMA table_info("s.t")').fetchall()[1][1:3] == ('odd "one"', "BLOB")
-
-
-def test_differences_name_each_thing_that_is_missing(connection: sqlite3.Connection) -> None:
-    columns = (column("id", 23), column("note", 25), column("g", 23, generated=True))
-    definitions = [TableDefinition(T, columns, ("id",)), TableDefinition(TableName("sales", "other"), columns, ())]
-    connection.execute("CREATE TABLE T (ID INTEGER)")
-    assert [str(finding) for finding in differences(connection, "file", definitions)] == [
-        'table "public.t" has no column "note" on the target; there: ALTER TABLE "t" ADD COLUMN "note" TEXT',
-        'node "file" has no table "sales.other"; run: streamer setup',
-    ]
-
-
-def test_a_table_made_from_its_definition_does_not_differ(connection: sqlite3.Connection) -> None:
-    definition = TableDefinition(T, (column("id", 23), column("g", 23, generated=True)), ("id",))
-    connection.execute(create_table(definition))
-    assert differences(connection, "file", [definition]) == []

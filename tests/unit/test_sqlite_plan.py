@@ -1,4 +1,4 @@
-"""The statements of the SQLite sink: both forms of a batch do the same, and none reads the table for each row."""
+"""The statements of the SQLite sink: those for one row and for many do the same, and none reads the table for each row."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from streamer.errors import SchemaError
 from streamer.model import Column, EdgeName, Identity, Kind, Relation, TableName
+from streamer.sinks.sqlite_batch import Batch
 from streamer.sinks.sqlite_ddl import declared_type, inspect
-from streamer.sinks.sqlite_plan import Batch, Plan
+from streamer.sinks.sqlite_plan import Plan
 from streamer.sinks.unrepresentable import Replacements
 
 INT, TEXT, BYTEA, BOOL, FLOAT = 23, 25, 17, 16, 701
@@ -40,8 +41,11 @@ def plan(connection: sqlite3.Connection, *, key: str = "PRIMARY KEY", **columns:
     return Plan(connection, relation, target, REPLACEMENTS)
 
 
-def parameters_only(batch: Batch) -> Batch:
-    return Batch(batch.each, None, batch.bind)
+class OneByOne(Batch):
+    """A batch that has only the statement for one row."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.each, str, 1, batch.bind, lambda statement, parameters: False)
 
 
 @given(st.dictionaries(st.integers(-9, 99).map(str), TEXTS, min_size=8, max_size=30), st.booleans())
@@ -50,9 +54,9 @@ def test_rows_at_once_and_one_by_one_give_the_same(rows: dict[str, str | None], 
     for at_once in (True, False):
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             p = plan(connection, id=TEXT if text_key else INT, a=TEXT, b=BOOL)
-            batches = [p.insert, p.update((0, 1)), p.delete]
-            assert all(b.at_once for b in batches)
-            insert, update, delete = batches if at_once else map(parameters_only, batches)
+            batches = [p.inserts, p.updates((0, 1)), p.deletes]
+            assert all(b.at_once(8) for b in batches)
+            insert, update, delete = batches if at_once else map(OneByOne, batches)
             assert insert.run(connection, [(k, "before", "t") for k in rows]) == len(rows)
             assert update.run(connection, [(k, v, "f") for k, v in [*rows.items(), ("1000", "")]]) == len(rows)
             assert delete.run(connection, [(k, None, None) for k in list(rows)[:8]]) == 8
@@ -63,35 +67,40 @@ def test_rows_at_once_and_one_by_one_give_the_same(rows: dict[str, str | None], 
     )
 
 
-def test_more_rows_than_one_json_array_holds_all_arrive(connection: sqlite3.Connection) -> None:
+def test_more_rows_than_one_statement_holds_all_arrive(connection: sqlite3.Connection) -> None:
     p = plan(connection, id=INT, a=TEXT)
-    assert p.insert.run(connection, ((str(i), "x") for i in range(12_003))) == 12_003
-    assert p.update((0, 1)).run(connection, ((str(i), "y") for i in range(3, 20_000))) == 12_000
+    assert p.insert([(str(i), "x") for i in range(12_003)]) == 12_003
+    assert p.update((0, 1), [(str(i), "y") for i in range(3, 20_000)]) == 12_000
     assert connection.execute("SELECT a, count(*) FROM t GROUP BY a").fetchall() == [("x", 3), ("y", 12_000)]
 
 
-def test_columns_that_json_cannot_carry_go_as_parameters(connection: sqlite3.Connection) -> None:
+def test_values_of_every_kind_go_many_at_once(connection: sqlite3.Connection) -> None:
     p = plan(connection, id=INT, y=BYTEA, f=FLOAT, a=TEXT)
-    assert p.insert.at_once is None
-    assert p.update((0, 1, 3)).at_once is None
-    assert p.update((0, 2)).at_once is None
-    assert p.update((0, 3)).at_once is not None
-    assert p.insert.run(connection, [(str(i), "\\x00", "1.5", None) for i in range(20)]) == 20
-    assert p.insert.run(connection, []) == 0
+    assert p.insert([(str(i), "\\x00", "1.5", None) for i in range(20)]) == 20
+    assert p.insert([]) == 0
+    assert p.update((0, 1, 2), [(str(i), "\\xff", "NaN", None) for i in range(20)]) == 20
+    assert connection.execute("SELECT DISTINCT y, f, a FROM t").fetchall() == [(b"\xff", "NaN", None)]
 
 
-def test_without_an_index_on_the_key_json_is_not_read_for_each_row(connection: sqlite3.Connection) -> None:
+def test_a_limit_of_parameters_is_kept(connection: sqlite3.Connection) -> None:
+    connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 40)
+    p = plan(connection, id=INT, a=TEXT)
+    assert p.insert([(str(i), "x") for i in range(1_003)]) == 1_003
+    assert p.delete([(str(i), None) for i in range(1_003)]) == 1_003
+
+
+def test_without_an_index_on_the_key_the_table_is_not_read_for_each_row(connection: sqlite3.Connection) -> None:
     p = plan(connection, key="", id=INT, a=TEXT)
-    assert p.update((0, 1)).at_once is None
-    assert p.delete.at_once is None
+    assert p.updates((0, 1)).at_once(8) is None
+    assert p.deletes.at_once(8) is None
 
 
-def test_with_statistics_of_an_emptier_table_json_is_not_read_for_each_row(connection: sqlite3.Connection) -> None:
+def test_with_statistics_of_an_emptier_table_the_table_is_not_read_for_each_row(connection: sqlite3.Connection) -> None:
     p = plan(connection, id=INT, a=TEXT)
     connection.execute("INSERT INTO t VALUES (1, NULL)")
     connection.execute("ANALYZE")
-    assert p.update((0, 1)).at_once is None
-    assert p.delete.at_once is None
+    assert p.updates((0, 1)).at_once(8) is None
+    assert p.deletes.at_once(8) is None
 
 
 def test_a_partly_used_key_is_not_searched_by(connection: sqlite3.Connection) -> None:
@@ -100,7 +109,7 @@ def test_a_partly_used_key_is_not_searched_by(connection: sqlite3.Connection) ->
     relation = Relation(TableName("public", "u"), (Column("a", TEXT, True), Column("b", TEXT, True)), Identity.DEFAULT)
     target = inspect(connection, relation.table)
     assert target is not None
-    assert Plan(connection, relation, target, REPLACEMENTS).delete.at_once is None
+    assert Plan(connection, relation, target, REPLACEMENTS).deletes.at_once(8) is None
 
 
 def test_every_float_arrives_to_the_last_bit(connection: sqlite3.Connection) -> None:
@@ -110,7 +119,7 @@ def test_every_float_arrives_to_the_last_bit(connection: sqlite3.Connection) -> 
     floats = [struct.unpack("d", dice.randbytes(8))[0] for _ in range(5000)] + [0.1, 5e-324, 1.7976931348623157e308]
     finite = [f for f in floats if f - f == 0]
     p = plan(connection, id=INT, f=FLOAT)
-    p.insert.run(connection, [(str(i), repr(f)) for i, f in enumerate(finite)])
+    p.insert([(str(i), repr(f)) for i, f in enumerate(finite)])
     assert [row[0] for row in connection.execute("SELECT f FROM t ORDER BY id")] == finite
 
 
@@ -120,4 +129,4 @@ def test_an_update_without_any_identity_names_the_remedy(connection: sqlite3.Con
     target = inspect(connection, relation.table)
     assert target is not None
     with pytest.raises(SchemaError, match=r'"s\.t" has no replica identity.*ALTER TABLE "s"\."t" REPLICA IDENTITY FULL'):
-        Plan(connection, relation, target, REPLACEMENTS).one((Kind.UPDATE, relation, None, ("1",)))
+        Plan(connection, relation, target, REPLACEMENTS).write((Kind.UPDATE, relation, None, ("1",)))

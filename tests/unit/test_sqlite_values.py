@@ -17,8 +17,8 @@ USER_TYPE = 20_000
 
 
 def stored(type_name: str, declared: str, text: str, *, strict: bool = True) -> object:
-    how = conversion(OIDS.get(type_name, USER_TYPE), declared, strict=strict)
-    return text if how is None else how.convert(text)
+    convert = conversion(OIDS.get(type_name, USER_TYPE), declared, strict=strict)
+    return text if convert is None else convert(text)
 
 
 def as_text(value: object) -> str:

@@ -11,7 +11,7 @@ import pytest
 from streamer.copying import InitialCopy, Policy
 from streamer.edge import Edge
 from streamer.errors import ApplyError, ConnectError, SlotError
-from streamer.model import LSN, EdgeName, SlotIdentity, TableName
+from streamer.model import LSN, CopiedRange, EdgeName, KeyRange, SlotIdentity, TableName
 from streamer.ports import Progress
 from streamer.report import State, StreamReport
 from streamer.router import Route
@@ -195,6 +195,52 @@ def test_changes_that_the_copied_rows_hold_are_left_out(source: MemorySource, st
     assert rows(target) == [("1", "new")]
 
 
+def resumed(source: MemorySource) -> MemoryDatabase:
+    """A target whose rows up to 5 were copied when the stream began, and the others 20 bytes of WAL later."""
+    target, later = database(), LSN(START + 20)
+    copied = (CopiedRange(KeyRange("id", high="5"), START, 0), CopiedRange(KeyRange("id", low="5"), later, 0))
+    target.progress[EdgeName("shop", "a", "b")] = Progress(SLOT, START, {NAME: later}, ranges={NAME: copied})
+    return target
+
+
+def test_changes_are_applied_from_where_the_range_of_their_row_was_copied(source: MemorySource, start: Start) -> None:
+    target = resumed(source)
+    source.commit(insert(ITEMS, "1", "x"), insert(ITEMS, "6", "copied already"))
+    source.commit(insert(ITEMS, "7", "copied already"))
+    running = start(source, b=target)
+    end = source.commit(insert(ITEMS, "8", "x"))
+    wait_for_equal(lambda: source.confirmed, end, "all to be confirmed")
+    assert rows(target) == [("1", "x"), ("8", "x")]
+    assert running.report().edges[0].consistent_from == ""
+
+
+def test_it_is_told_from_where_on_a_resumed_table_is_consistent(source: MemorySource, start: Start) -> None:
+    running = start(source, b=resumed(source))
+    source.end = LSN(START + 20)
+    wait_for_equal(lambda: running.report().edges[0].consistent_from, str(LSN(START + 20)), "the position")
+
+
+def test_tables_of_one_snapshot_are_as_of_one_time_though_the_stream_is_not_there_yet(source: MemorySource, start: Start) -> None:
+    target, later = database(), LSN(START + 20)
+    target.progress[EdgeName("shop", "a", "b")] = Progress(SLOT, START, {NAME: later})
+    running = start(source, b=target)
+    wait_for(lambda: running.report().edges[0].connected, "the edge to be ready")
+    assert running.report().edges[0].consistent_from == ""
+
+
+def test_a_change_that_is_refused_between_the_copies_of_ranges_has_the_table_copied_anew(
+    source: MemorySource, start: Start
+) -> None:
+    target = resumed(source)
+    source.rows_of[NAME] = [("1", "now"), ("9", "now")]
+    target.fail_next("write", ApplyError("1 is there already"))
+    start(source, b=target)
+    end = source.commit(insert(ITEMS, "1", "then"))
+    wait_for_equal(lambda: source.confirmed, end, "the change to be confirmed")
+    assert rows(target) == [("1", "now"), ("9", "now")]
+    assert target.progress[EdgeName("shop", "a", "b")].ranges == {}
+
+
 def test_a_table_that_joined_after_the_edge_began_is_left_out_until_it_is_copied(source: MemorySource, start: Start) -> None:
     later = table("later", id="integer", x="text")
     target = database()
@@ -251,15 +297,17 @@ def test_stop_amid_several_groups_does_not_take_the_rest_of_them_for_written(sou
     target = database()
     target.gate.clear()
     running = start(source, b=target)
+    in_hand = threading.Event()
 
     def stop_amid(groups: int, interrupted: Callable[[], bool]) -> None:
+        in_hand.set()
         if groups > 1:
             running.stream.stop()
             wait_for(interrupted, "the edge to hear of it")
 
     target.on_write = stop_amid
     source.commit(insert(ITEMS, "1", "x"))
-    wait_for(lambda: running.report().edges[0].lag_bytes, "the first group to be in hand")
+    wait_for(in_hand.is_set, "the first group to be in hand")
     for number, origin in enumerate(("c", "d", "e"), start=2):  # a group of its own for each origin
         source.commit(insert(ITEMS, str(number), "x"), origin=origin, via=origin)
     wait_for(lambda: source.told == source.end, "the idle position behind them to be read")

@@ -371,6 +371,7 @@ def test_syncs_that_select_one_table_in_common_overlap(
         pytest.param(selection(["public.*"], ["x"]), selection(["x"]), id="a name that one of them excludes"),
         pytest.param(selection(["*.*"], ["log.*"]), selection(["log.a*"]), id="a glob that one of them excludes"),
         pytest.param(selection(["streamer.x"]), selection(["streamer.x"]), id="what is never replicated"),
+        pytest.param(selection(["public.a[*]"]), selection(["public.a", "public.ab"]), id="a name with a wildcard"),
         pytest.param(selection(["a", "b"]), selection(["c", "d*"]), id="several patterns"),
     ],
 )

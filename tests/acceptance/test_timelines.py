@@ -1,0 +1,76 @@
+"""The source fails over: its WAL goes on, on a new timeline, with all that the target holds or without the last of it.
+
+The promoted standby is the source itself, started in the place of a standby from its own files or from an older copy of them: so
+it has the slot, as one has it that slots are copied to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.daemon import Streamer
+from tests.acceptance.tables import make_counters, wait_until_same
+from tests.binaries import server_b_bin_dir
+from tests.servers import Database, PostgresServer
+
+ALL = "SELECT * FROM t ORDER BY id"
+INSERT = "INSERT INTO t SELECT i, %s FROM generate_series(%s::int, %s::int) i"
+
+
+@pytest.fixture
+def source() -> Iterator[Database]:
+    """On a server of its own, since all of it changes."""
+    bin_dir = server_b_bin_dir()
+    assert bin_dir is not None
+    server = PostgresServer(bin_dir)
+    try:
+        server.start()
+        yield server.create_database("moving")
+    finally:
+        server.close()
+
+
+def promote(server: PostgresServer) -> None:
+    """Start the server as a standby, and make it the primary of the next timeline."""
+    (server.data_dir / "standby.signal").touch()
+    server.start()
+    server.execute("SELECT pg_promote(true)")
+
+
+def test_a_promoted_standby_that_lacks_what_the_target_holds_is_refused(
+    source: Database, target18: Database, tmp_path: Path
+) -> None:
+    """The stream went on from the target's position: what the new primary had committed before it was passed over."""
+    server, older = source.server, tmp_path / "older"
+    make_counters(source)
+    nodes = {"a": source.url, "b": target18.url, "s": f"sqlite:///{tmp_path}/s.sqlite", "j": f"jsonl:///{tmp_path}/j"}
+    with Streamer(tmp_path, nodes, targets=["b", "s", "j"]) as streamer:
+        streamer.setup().start_streaming()
+        server.stop()
+        promote(server)
+        source.execute(INSERT, [2, 101, 200])  # and with all of it the stream goes on
+        wait_until_same(source, target18, ALL)
+        wait_until_same(source, tmp_path / "s.sqlite", ALL)
+        streamer.stop()
+        server.stop()
+        shutil.copytree(server.data_dir, older, symlinks=True)
+        server.start()
+        streamer.start_streaming()  # the new timeline is known to the next daemon
+        source.execute(INSERT, [2, 201, 300])
+        wait_until_same(source, target18, ALL)
+        server.stop("immediate")
+        shutil.rmtree(server.data_dir)
+        shutil.copytree(older, server.data_dir, symlinks=True)
+        server._hand_over(server.directory)
+        promote(server)
+        source.execute(INSERT, [3, 401, 410])
+        source.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 3000)")  # past the old end
+        streamer.wait_for_problem("is on timeline 3 of its WAL, and never had all that")
+        streamer.kill()
+        streamer.start()
+        streamer.wait_for_problem("is on timeline 3 of its WAL, and never had all that")
+        assert target18.query("SELECT count(*) FROM t WHERE id > 400") == [(0,)]

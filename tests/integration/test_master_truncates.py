@@ -1,0 +1,72 @@
+"""TRUNCATE among several sources: a row has the same end, whether it was there before the TRUNCATE came, or comes later."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from streamer.sinks.conflict import Rules
+from tests.changes import delete, insert, truncate, update
+from tests.integration.masters import Node, T, at
+from tests.servers import Database
+
+SUMS = Rules("latest", delta=frozenset({"n"}))
+
+
+def test_a_truncate_spares_what_was_written_later_elsewhere(target15: Database) -> None:
+    node = Node(target15)
+    t = node.create(T)
+    node.apply(node.transaction(insert(t, "1", "x", "0"), insert(t, "2", "x", "0"), time=at(1)))
+    node.database.execute("INSERT INTO t VALUES (3, 'local', 0)")
+    node.apply(node.transaction(truncate(t), insert(t, "4", "after", "0"), time=at(2)))
+    assert node.rows() == [(3, "local", 0), (4, "after", 0)]
+    node.apply(node.transaction(update(t, "1", "older", "0"), time=at(1.5), node="c"))
+    assert [row[0] for row in node.rows()] == [3, 4]
+
+
+def test_a_truncate_that_comes_late_does_not_let_in_what_a_newer_one_has_removed(target15: Database) -> None:
+    node = Node(target15)
+    t = node.create(T)
+    newer, older = node.transaction(truncate(t), time=at(5), node="c"), node.transaction(truncate(t), time=at(3))
+    between = node.transaction(insert(t, "1", "x", "0"), time=at(4), node="d")
+    node.apply(newer, older, between)
+    assert node.rows() == []
+
+
+def test_a_truncate_takes_along_merged_rows_that_others_have_changed_later(target15: Database) -> None:
+    """Where it came first, it keeps their changes out, as a delete does."""
+    node = Node(target15, SUMS)
+    t = node.create(T)
+    made = node.transaction(insert(t, "1", "x", "10"), insert(t, "2", "x", "10"), time=at(1))
+    added = node.transaction(update(t, "1", "x", "15", old=("1", "x", "10")), time=at(5), node="c")
+    again = node.transaction(delete(t, "2", "x", "10"), insert(t, "2", "again", "1"), time=at(5), node="c", a=at(1))
+    node.apply(made, added, again, node.transaction(insert(t, "3", "x", "1"), time=at(6), node="c"))
+    node.apply(node.transaction(truncate(t), time=at(3)))
+    assert node.rows() == [(2, "again", 1)]
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+@pytest.mark.parametrize("knew", [False, True])
+def test_with_a_priority_list_a_truncate_spares_the_rows_of_those_before_its_node(
+    target15: Database, first: str, knew: bool
+) -> None:
+    node = Node(target15, Rules(("a", "b") if first == "a" else ("b", "a")))
+    t = node.create(T)
+    node.apply(node.transaction(insert(t, "1", "x", "0"), time=at(1)))
+    node.database.execute("INSERT INTO t VALUES (2, 'local', 0)")
+    now = datetime.now(UTC)
+    emptied = node.transaction(truncate(t), time=now, b=now) if knew else node.transaction(truncate(t), time=at(3))
+    node.apply(emptied)
+    assert node.rows() == ([(2, "local", 0)] if first == "b" and not knew else [])
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_with_a_priority_list_the_truncate_of_the_first_node_keeps_out_what_the_other_has_inserted(
+    target15: Database, first: str
+) -> None:
+    node = Node(target15, Rules(("a", "b") if first == "a" else ("b", "a")))
+    t = node.create(T)
+    node.database.execute("TRUNCATE t")
+    node.apply(node.transaction(truncate(t), time=at(1)), node.transaction(insert(t, "1", "x", "0"), time=at(2)))
+    assert node.rows() == ([(1, "x", 0)] if first == "a" else [])

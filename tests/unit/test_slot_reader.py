@@ -1,0 +1,76 @@
+"""When a reader of a slot lets small transactions come together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from streamer.capture.assemble import Assembler, Begin, Commit, Message
+from streamer.capture.named_keys import Decoder
+from streamer.capture.replication import Keepalive, ReplicationStream
+from streamer.capture.slot import LITTLE, PACE_SECONDS, SlotReader
+from streamer.model import LSN, Kind
+from tests.changes import relation, table
+
+WIDE = "x" * LITTLE
+ROWS = relation(table("t"))
+
+
+class Frames:
+    """A replication stream that has one transaction at each look, of one row with one of the values."""
+
+    def __init__(self, values: list[str], *, has_more: bool = False) -> None:
+        self._values = values
+        self.has_more = has_more
+
+    def frames(self, limit: int) -> Iterator[bytes | Keepalive]:
+        if self._values:
+            yield from (b"B", self._values.pop(0).encode(), b"C")
+
+    def wait(self, timeout: float) -> None:
+        pass
+
+
+class Plain:
+    """Decodes them."""
+
+    def decode(self, data: bytes) -> Message:
+        if data == b"B":
+            return Begin(LSN(1), datetime.now(UTC))
+        return Commit(LSN(2)) if data == b"C" else (Kind.INSERT, ROWS, None, (data.decode(), None))
+
+    def is_row(self, payload: bytes) -> bool:
+        return payload not in (b"B", b"C")
+
+
+def test_what_follows_a_small_transaction_is_let_gather_and_what_follows_a_large_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    now = 100.0
+    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: now))
+    stream = cast("ReplicationStream", Frames(["small", WIDE, "small"]))
+    reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    assert len(reader.read(0)) == 1
+    assert slept == []
+    assert len(reader.read(0)) == 1
+    assert slept == pytest.approx([PACE_SECONDS])
+    now += PACE_SECONDS
+    assert len(reader.read(0)) == 1
+    assert len(slept) == 1
+    now += PACE_SECONDS
+    assert reader.read(0) == []
+    assert len(slept) == 1
+
+
+def test_a_backlog_that_libpq_reads_in_small_pieces_is_not_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
+    stream = cast("ReplicationStream", Frames(["small"] * 3, has_more=True))
+    reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    assert [len(reader.read(0)) for _ in range(3)] == [1, 1, 1]
+    assert slept == []
