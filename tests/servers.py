@@ -36,7 +36,7 @@ STOP_SIGNALS: dict[StopMode, signal.Signals] = {
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
-PATIENCE = 60.0  # seconds for a start or a stop; crash recovery and a shutdown checkpoint may be slow on a busy machine
+PATIENCE = 120.0  # seconds for a start or a stop; crash recovery and a shutdown checkpoint may be slow on a busy machine
 # Below the ports that the kernel gives to clients: a client that calls a stopped server's port again and again could
 # otherwise be given that very port as its own, would talk to itself, and the server could not come back to it.
 PORTS = range(20000, 32000)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 60.0  # seconds; generous, since it only ends a test that has failed already
+DEADLINE = 120.0  # seconds; generous, since it only ends a test that has failed already
 PAUSES = (0.005, 0.1)  # seconds between two looks: the first, and the longest that it grows to
 
 

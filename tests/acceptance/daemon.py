@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -160,9 +161,25 @@ class Streamer:
         return self
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM, to a daemon that has come so far that it handles it: before, it dies of it as every program does."""
         assert self._daemon is not None
+        wait_for(lambda: not self.running or self._handles(signal.SIGTERM), "the daemon to handle SIGTERM")
         self._daemon.send_signal(signal.SIGTERM)
+
+    def _handles(self, number: signal.Signals) -> bool:
+        """Whether the daemon has a handler of its own for this signal (https://man7.org/linux/man-pages/man5/proc_pid_status.5.html)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught, 16) >> (number - 1) & 1)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the daemon's process while the context lasts, and let it go on: it sees only what has become of the servers."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def wait(self, seconds: float) -> int:
         """Wait for the end of the daemon; return its exit code."""
@@ -172,7 +189,7 @@ class Streamer:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the daemon did not end within {seconds:g} s") from None
 
-    def stop(self, seconds: float = 10) -> int:
+    def stop(self, seconds: float = 30) -> int:
         """Stop the daemon as a service manager does; return its exit code."""
         self.terminate()
         return self.wait(seconds)

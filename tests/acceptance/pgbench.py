@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.servers import Database
+from tests.waiting import wait_for_equal
 
 HISTORY = "SELECT count(*), sum(delta), sum(id), min(id), max(id) FROM pgbench_history"
 BALANCES = [
@@ -16,6 +17,8 @@ BALANCES = [
     "SELECT id, tid, bid, aid, delta FROM pgbench_history ORDER BY id",
     HISTORY,
 ]
+
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench' AND datname = current_database()"
 
 
 def fill_with_pgbench(database: Database) -> None:
@@ -37,3 +40,4 @@ def pgbench(database: Database, *options: str) -> Iterator[None]:
     finally:
         load.terminate()
         load.wait(10)
+        wait_for_equal(lambda: database.query(SESSIONS), [(0,)], "pgbench's last transactions to be over")

@@ -9,7 +9,7 @@ from pathlib import Path
 from streamer.model import LSN
 from tests.mysql_servers import MysqlDatabase
 from tests.servers import Database, Row
-from tests.waiting import wait_for_equal
+from tests.waiting import DEADLINE, wait_for_equal
 
 
 def rows(node: Database | MysqlDatabase | Path, query: str) -> list[Row]:
@@ -20,7 +20,7 @@ def rows(node: Database | MysqlDatabase | Path, query: str) -> list[Row]:
         return connection.execute(query).fetchall()
 
 
-def wait_until_same(source: Database, target: Database | MysqlDatabase | Path, query: str, deadline: float = 30) -> None:
+def wait_until_same(source: Database, target: Database | MysqlDatabase | Path, query: str, deadline: float = DEADLINE) -> None:
     """Wait until the query gives on the target what it gives on the source, where nothing changes any more."""
     wait_for_equal(lambda: rows(target, query), rows(source, query), f"{target} to hold what {source} does: {query}", deadline)
 

@@ -62,13 +62,14 @@ def test_a_promoted_standby_that_lacks_what_the_target_holds_is_refused(
         streamer.start_streaming()  # the new timeline is known to the next daemon
         source.execute(INSERT, [2, 201, 300])
         wait_until_same(source, target18, ALL)
-        server.stop("immediate")
-        shutil.rmtree(server.data_dir)
-        shutil.copytree(older, server.data_dir, symlinks=True)
-        server._hand_over(server.directory)
-        promote(server)
-        source.execute(INSERT, [3, 401, 410])
-        source.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 3000)")  # past the old end
+        with streamer.frozen():  # until the WAL is past its old end: before, the daemon tells of a source restored from a backup
+            server.stop("immediate")
+            shutil.rmtree(server.data_dir)
+            shutil.copytree(older, server.data_dir, symlinks=True)
+            server._hand_over(server.directory)
+            promote(server)
+            source.execute(INSERT, [3, 401, 410])
+            source.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 3000)")
         streamer.wait_for_problem("is on timeline 3 of its WAL, and never had all that")
         streamer.kill()
         streamer.start()
