@@ -131,6 +131,11 @@ class ExportedSnapshot:
         with reported(self._node), self._connections.lent() as connection:
             connection.execute(begin.encode())
             yield connection
+            self._leave(connection)
+
+    def _leave(self, connection: Connection) -> None:
+        """End the transaction of an imported snapshot, unless that is done."""
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             connection.execute("COMMIT")
 
     def close(self) -> None:
@@ -140,6 +145,8 @@ class ExportedSnapshot:
     def _blocks(self, connection: Connection, query: str, table: TableName, where: str) -> Iterator[bytes]:
         with condition_errors(self._node, table, where):  # the rows are read inside the target's own error handling
             yield from blocks(connection, query)
+        # who has taken them may look at the table over another connection: behind a TRUNCATE, if that waited for our lock
+        self._leave(connection)
 
 
 def blocks(connection: Connection, query: str) -> Iterator[bytes]:

@@ -101,6 +101,8 @@ class TriggerReader:
         #: relations that have deltas and are none of ours
         self._others: set[int] = set()
         self._recording = False
+        #: tables may be locked
+        self._in_batch = False
         #: it has given something, or told that there is nothing
         self._answered = False
         self._confirmed = self._told = 0
@@ -138,7 +140,8 @@ class TriggerReader:
             if self._purging or (self._confirmed > self._told and now >= self._confirm_at):
                 self._confirm()
                 self._confirm_at = now + CONFIRM_SECONDS
-            if now >= self._look_at:
+            # the look waits behind a TRUNCATE, which waits for the batch, which would wait for us
+            if now >= self._look_at and not self._in_batch:
                 self._look_at = now + LOOK_SECONDS
                 self._tables.refresh()
 
@@ -161,7 +164,12 @@ class TriggerReader:
         while True:
             yield from self._wait_for_changes()
             began = time.monotonic()
-            yield from self._batch()
+            self._in_batch = True
+            held = yield from self._batch()
+            yield from _waiting(self._statements.run("ROLLBACK"))
+            self._in_batch = False
+            if not held:
+                self._tables.refresh()
             took = time.monotonic() - began
             yield from self._pause(min(max(took, REST_SECONDS[0]), REST_SECONDS[1]))
 
@@ -211,18 +219,19 @@ class TriggerReader:
 
     # -- a batch -----------------------------------------------------------------------------------------------------------------
 
-    def _batch(self) -> Generator[Step, None, None]:
-        """Record a batch and give what is in it; nothing if a table has been altered under our hands: the next batch has it all."""
+    def _batch(self) -> Generator[Step, None, bool]:
+        """Record a batch and give what is in it, in a transaction that stays open. Return whether tables are as we know them: if
+        one has been altered under our hands, nothing is given, and the next batch has it all."""
         if (yield from self._goes_by_transaction()):
-            yield from self._by_transaction()
-            return
+            return (yield from self._by_transaction())
         plans = self._plans()
         number, touched = yield from self._record({since for plan in plans.values() for since in plan})
-        if (yield from self._hold(touched)):
-            for position, plan in plans.items():
-                yield from self._transaction(position, position_of(number), plan, touched)
-            self._stand_at(number)
-        yield from _waiting(self._statements.run("ROLLBACK"))
+        if not (yield from self._hold(touched)):
+            return False
+        for position, plan in plans.items():
+            yield from self._transaction(position, position_of(number), plan, touched)
+        self._stand_at(number)
+        return True
 
     def _goes_by_transaction(self) -> Generator[Step, None, bool]:
         """Whether the transactions of the next batch come one by one: always, or because some of them were not made here."""
@@ -231,8 +240,8 @@ class TriggerReader:
         (result,) = yield from _waiting(self._statements.run(query.tagged(self._snapshot(self._places[0].position))))
         return list(cells(result)) == [["t"]]
 
-    def _by_transaction(self) -> Generator[Step, None, None]:
-        """Give what follows the lowest place: the batch that was recorded next, or one that is recorded now."""
+    def _by_transaction(self) -> Generator[Step, None, bool]:
+        """As `_batch`, of what follows the lowest place: the batch that was recorded next, or one that is recorded now."""
         place = self._places[0]
         number = number_of(place.position)
         since = position_of(number)
@@ -247,21 +256,24 @@ class TriggerReader:
         skip = number_in_batch(place.position)
         if skip and following is not None and following[0] != number + 1:
             raise self._lost(place.position)
-        if following is not None and (yield from self._hold(touched)):
-            end, upper = following
-            everything = {table.table for oid in touched[since] if (table := self._tables.of(oid)) is not None}
-            shares = [Share(table, of.deltas, of.truncated) for table, of in by_table(touched[since], self._tables, everything)]
-            batch = Batch(number, end, self._snapshot(since), upper, self._transactions.commit_time)
-            steps = self._transactions.read(batch, shares, self._learn(number), skip, late=late)
-            while True:
-                try:
-                    step = next(steps)
-                except StopIteration as done:
-                    self._seen = done.value
-                    break
-                yield math.inf if step is None else step
-            self._stand_at(end)
-        yield from _waiting(self._statements.run("ROLLBACK"))
+        if following is None:
+            return True
+        if not (yield from self._hold(touched)):
+            return False
+        end, upper = following
+        everything = {table.table for oid in touched[since] if (table := self._tables.of(oid)) is not None}
+        shares = [Share(table, of.deltas, of.truncated) for table, of in by_table(touched[since], self._tables, everything)]
+        batch = Batch(number, end, self._snapshot(since), upper, self._transactions.commit_time)
+        steps = self._transactions.read(batch, shares, self._learn(number), skip, late=late)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as done:
+                self._seen = done.value
+                break
+            yield math.inf if step is None else step
+        self._stand_at(end)
+        return True
 
     def _learn(self, number: int) -> Seen:
         """What the node had applied of others by the end of a batch."""
@@ -310,12 +322,9 @@ class TriggerReader:
             return True
         try:
             yield from _waiting(self._statements.run(query.lock(tables)))
-            if self._tables.are(ours | {table.oids[0]: 0 for table in tables if table.partitioned}):
-                return True
         except (errors.UndefinedTable, errors.InvalidSchemaName):
-            pass  # dropped or renamed
-        self._tables.refresh()
-        return False
+            return False  # dropped or renamed
+        return self._tables.are(ours | {table.oids[0]: 0 for table in tables if table.partitioned})
 
     def _transaction(
         self, position: LSN, end: LSN, plan: Mapping[LSN, set[TableName]], touched: Mapping[LSN, Mapping[int, Touched]]

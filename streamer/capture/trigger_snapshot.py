@@ -39,6 +39,9 @@ class SharedSnapshot(ExportedSnapshot):
         with self._free:
             yield self._connection
 
+    def _leave(self, connection: Connection) -> None:
+        """The snapshot lasts as long as its transaction."""
+
     def _values(self, connection: Connection, table: TableName, columns: Sequence[str]) -> sql.Composable:
         if version(connection) >= FULL_TEXT:
             return super()._values(connection, table, columns)

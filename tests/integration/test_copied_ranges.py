@@ -114,6 +114,17 @@ def test_ranges_share_sessions_on_the_target_which_end_with_the_copy(source15: D
     assert target18.query("SELECT count(*) FROM large") == [(1000,)]
 
 
+def test_a_table_whose_rows_have_been_taken_is_not_locked_while_they_are_written(source15: Database) -> None:
+    """The versions of copied rows are read over another connection: it waited behind a TRUNCATE, which waited for the lock."""
+    source15.execute("CREATE TABLE large (id int PRIMARY KEY); INSERT INTO large SELECT generate_series(1, 10)")
+    with (
+        exported_snapshot("a", source15.url, lambda connection: "pgoutput", StreamerError) as snapshot,
+        snapshot.rows(LARGE, ["id"]) as blocks,
+    ):
+        assert len(b"".join(blocks).splitlines()) == 10
+        source15.execute("SET lock_timeout = '10s'; TRUNCATE large")
+
+
 def test_reads_from_a_snapshot_share_a_session_and_lock_no_table_in_between(source15: Database) -> None:
     source15.execute("CREATE TABLE large (id int PRIMARY KEY); INSERT INTO large SELECT generate_series(1, 10)")
     sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'streamer copy'"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from streamer.capture import trigger_reader
@@ -9,9 +11,11 @@ from streamer.capture.nonblocking import Statements
 from streamer.capture.trigger_reader import TriggerReader
 from streamer.capture.trigger_source import TriggerSource
 from streamer.errors import SourceError
-from streamer.model import LSN, Kind
+from streamer.model import LSN, Kind, Piece
 from tests.integration.delta_readers import captured, place, reading, source_of
+from tests.meanwhile import meanwhile
 from tests.servers import Database
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -54,6 +58,30 @@ def test_a_table_that_is_rewritten_after_the_snapshot_does_not_look_empty(
             assert kind is Kind.UPDATE
             (row,) = trigger_source.query("SELECT * FROM t WHERE id = 1")
             assert dict(zip(relation.names, new or (), strict=True)) == dict(zip(relation.names, map(str, row), strict=True))
+
+
+def test_a_truncate_that_waits_for_a_batch_is_not_waited_for_by_the_reader(
+    source: TriggerSource, trigger_source: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Amid a batch the reader looked whether all is captured. A default is only told to who may lock the table, so reader and
+    application stood still, for ever: the server saw no deadlock."""
+    monkeypatch.setattr(trigger_reader, "LOOK_SECONDS", 0)
+    trigger_source.execute("ALTER TABLE t ALTER n SET DEFAULT upper('none')")
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 't'::regclass"
+
+    def truncate(_: threading.Event) -> None:
+        with trigger_source.connect() as connection:
+            connection.execute("SET statement_timeout = '60s'")  # it ends only if the reader stands still
+            connection.execute("TRUNCATE t")
+
+    with reading(source, place(source)) as batches:
+        trigger_source.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 3000) i")
+        wait_for(lambda: [item for item in batches.reader.read(0.1) if isinstance(item, Piece)], "the first part of the batch")
+        with meanwhile(truncate):
+            wait_for(lambda: trigger_source.query(waiting), "the truncate to wait for the batch")
+            batches.reader.confirm(LSN(0))
+            assert len(batches.next().changes) > 0
+            assert [c[0] for c in batches.next().changes] == [Kind.TRUNCATE]
 
 
 def test_columns_that_come_and_go_are_told(source: TriggerSource, trigger_source: Database) -> None:
