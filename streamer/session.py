@@ -125,9 +125,13 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def ask(self, command: str) -> PGresult:
         """Run a command by the simple protocol, the only one that a walsender speaks, and return its last result, which may be an
-        error."""
+        error of the server. Raises psycopg.OperationalError if the connection is lost, of which libpq makes an error like any other."""
         with self.waiting.noted():
-            return self.pgconn.exec_(command.encode())
+            result = self.pgconn.exec_(command.encode())
+        if self.pgconn.status != pq.ConnStatus.OK:
+            self.waiting.explain()
+            raise psycopg.OperationalError(result.error_message.decode("utf-8", "replace") or "the connection is lost")
+        return result
 
 
 class SessionWait(Wait):
@@ -226,10 +230,13 @@ def _set_later(connection: Connection, settings: Sequence[tuple[int, str, str]])
     """Make the settings that not every server knows, and learn the number of the session's process, of which a pooler makes up
     another; a connection without them is closed. Raises psycopg.Error."""
     known = [f"SET {name} = {value}" for since, name, value in settings if version(connection) >= since]
-    result = connection.ask("; ".join([*known, "SELECT pg_catalog.pg_backend_pid()"]))
-    if result.status == pq.ExecStatus.FATAL_ERROR:
+    try:
+        result = connection.ask("; ".join([*known, "SELECT pg_catalog.pg_backend_pid()"]))
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result)
+    except psycopg.Error:
         connection.close()
-        raise errors.error_from_result(result)
+        raise
     connection.waiting.pid = int(result.get_value(0, 0) or 0)
 
 

@@ -195,6 +195,7 @@ class ReplicationStream:
 def timeline_switches(connection: Connection, timeline: int) -> Mapping[int, LSN]:
     """Return where a server that writes this timeline has left those before it; nothing if it cannot tell any more.
 
+    Raises psycopg.OperationalError if the connection is lost, which is no answer.
     https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-TIMELINE-HISTORY
     """
     result = connection.ask(f"TIMELINE_HISTORY {timeline}") if timeline > 1 else None

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 import psycopg
+from psycopg import pq
 
 from streamer.capture import keys, publication
 from streamer.capture.assemble import Assembler, Interest
@@ -141,8 +142,7 @@ class SlotSource:
         """Return where the slot stands."""
         replication = connect(self._node, self._url, application=self._application, replication=True)
         with replication, self._connection() as connection:
-            system = replication.ask("IDENTIFY_SYSTEM")
-            identifier, timeline = (system.get_value(0, i) or b"" for i in range(2))
+            identifier, timeline = _identify(replication)
             recovering, database = connection.execute("SELECT pg_is_in_recovery(), current_database()").fetchone() or (
                 False,
                 "",
@@ -158,7 +158,7 @@ class SlotSource:
             plugin = self._plugin(connection)
             self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
             self._require(row[1] == database, f'belongs to the database "{row[1]}"')
-            identity = SlotIdentity(f"{identifier.decode()}/{timeline.decode()}", database, self._slot)
+            identity = SlotIdentity(f"{identifier}/{timeline}", database, self._slot)
             return SlotState(
                 identity,
                 LSN.parse(row[2]),
@@ -305,6 +305,16 @@ class SlotSource:
 def _keyed(decoder: Decoder, named: Mapping[TableName, Sequence[str]]) -> Decoder:
     """The decoder with the keys that the config names; the decoder itself, where it names none, because this costs time."""
     return NamedKeys(decoder, named) if named else decoder
+
+
+def _identify(replication: Connection) -> tuple[str, str]:
+    """The system identifier of the cluster, and the timeline on which it writes. Raises psycopg.Error: progress that were noted
+    without them would never fit the slot again."""
+    system = replication.ask("IDENTIFY_SYSTEM")
+    if system.status != pq.ExecStatus.TUPLES_OK:
+        raise psycopg.errors.error_from_result(system)
+    identifier, timeline = (system.get_value(0, i) or b"" for i in range(2))
+    return identifier.decode(), timeline.decode()
 
 
 def _confirmed(connection: Connection) -> str:

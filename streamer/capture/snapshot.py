@@ -197,7 +197,10 @@ def _now(node: str, url: str) -> datetime:
 def _create(connection: Connection, slot: str, plugin: str, explain: Callable[[str], StreamerError]) -> tuple[str, LSN]:
     temporary = "TEMPORARY " if version(connection) >= TEMPORARY_SLOTS else ""
     export = " EXPORT_SNAPSHOT" if temporary else ""  # before version 10 that was what it always did
-    result = connection.ask(f'CREATE_REPLICATION_SLOT "{slot}" {temporary}LOGICAL "{plugin}"{export}')
+    try:
+        result = connection.ask(f'CREATE_REPLICATION_SLOT "{slot}" {temporary}LOGICAL "{plugin}"{export}')
+    except psycopg.OperationalError as error:
+        raise explain(str(error)) from None
     values = [result.get_value(0, i) for i in range(result.nfields)] if result.ntuples else []
     if len(values) < 3 or values[1] is None or values[2] is None:
         raise explain(result.error_message.decode(errors="replace"))
