@@ -223,7 +223,7 @@ class TableDefinition:
 class Creation:
     """A statement that makes one object of a PostgreSQL target. A detail belongs to a table that was made just before."""
 
-    kind: Literal["schema", "extension", "type", "sequence", "table", "detail"]
+    kind: Literal["schema", "collation", "extension", "type", "sequence", "table", "detail"]
     name: TableName
     statement: str
     #: the object, for people

@@ -56,7 +56,7 @@ def create_missing(config: Config, sync: str, source: str, target: str, say: Say
                 making.make(selection)
             if recast:
                 creations = recast_creations(connection, [of for of, _ in recast], [t for _, t in recast], version(other))
-                for line in create(other, creations):
+                for line in create(other, target, creations):
                     say(f"{target}: {line}")
 
 

@@ -76,5 +76,5 @@ def create_sequences(config: Config, sync: str, source: str, target: str, say: S
             for s in sorted({name.schema for name in names})
         ]
         sequences = [Creation("sequence", n, definition(connection, n, version(other)), f"sequence {quoted(n)}") for n in names]
-        for line in create(other, [*schemas, *sequences]):
+        for line in create(other, target, [*schemas, *sequences]):
             say(f"{target}: {line}")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from streamer.capture.catalog import GENERATED, PARTITIONED, REPLICA_IDENTITY
+from streamer.capture.definition_needs import needed_collations, needed_extensions
 from streamer.capture.definition_types import TypeDefinitions, collation, quote
 from streamer.capture.post_data import VALIDATED, Object, Selection, read_objects
 from streamer.model import Creation, TableName
@@ -36,7 +37,7 @@ def table_structure(connection: Connection, selection: Selection, target: int) -
 
 
 def needed_creations(connection: Connection, tables: Sequence[TableName], target: int) -> list[Creation]:
-    """Return only what pg_dump leaves out: schemas, extensions, types, sequences of others. Raises as `table_creations`."""
+    """Return only what pg_dump leaves out: schemas, collations, extensions, types, sequences of others. Raises the same."""
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
         return _Definitions(connection, tables, target).before_dump()
@@ -46,6 +47,7 @@ class _Definitions:
     """Reads the definitions of some tables."""
 
     def __init__(self, connection: Connection, tables: Sequence[TableName], target: int) -> None:
+        self._connection = connection
         self._execute = connection.execute
         self._source = version(connection)
         self._target = target
@@ -87,12 +89,16 @@ class _Definitions:
         return [*self._needed(sequences), *sequences]
 
     def _needed(self, sequences: Sequence[Creation]) -> list[Creation]:
-        """Schemas, extensions and types."""
+        """Schemas, collations, extensions and types."""
         query = "SELECT DISTINCT atttypid::bigint FROM pg_attribute WHERE attrelid = ANY(%s) AND attnum > 0 AND NOT attisdropped"
         for (oid,) in self._execute(query, [list(self._tables)]):
             self._types.collect(oid)
-        schemas = {t.schema for t in self._tables.values()} | {s.name.schema for s in sequences} | self._types.schemas
-        return [*map(_schema, sorted(schemas)), *self._types.creations]
+        collations = needed_collations(self._connection, self._tables, self._types.seen)
+        made = {c.name for c in self._types.creations if c.kind == "extension"}
+        extensions = [c for c in needed_extensions(self._connection, self._tables, self._types.seen) if c.name not in made]
+        schemas = {one.schema for one in self._tables.values()} | self._types.schemas
+        schemas |= {one.name.schema for one in (*sequences, *collations, *extensions)}
+        return [*map(_schema, sorted(schemas)), *collations, *self._types.creations, *extensions]
 
     def _columns(self) -> dict[int, list[str]]:
         """The columns of every table as CREATE TABLE writes them."""

@@ -18,6 +18,7 @@ from streamer.session import Connection, version
 
 COLLATIONS: Final = 90100  # and extensions, and the order of an enum's values: version 9.1
 RANGES: Final = 90200
+MULTIRANGES: Final = 140000
 
 
 def quote(name: str) -> str:
@@ -51,15 +52,16 @@ class TypeDefinitions:
         self._execute = connection.execute
         self._version = version(connection)
         self._statements = _statements(self._version, target)
-        self._seen: set[int] = set()
+        #: the types that were looked at, those of the catalog too
+        self.seen: set[int] = set()
         self.creations: list[Creation] = []
         self.schemas: set[str] = set()
 
     def collect(self, oid: int) -> None:
         """Add the type and what it is built from, unless every server has it. Raises SchemaError."""
-        if oid in self._seen:
+        if oid in self.seen:
             return
-        self._seen.add(oid)
+        self.seen.add(oid)
         query = _TYPE.format(**_EXTENSION if self._version >= COLLATIONS else _NO_EXTENSION)
         row: Any = self._execute(query.encode(), [oid]).fetchone()
         kind, element, schema, name, qualified, extension, extension_schema = row
@@ -126,11 +128,16 @@ SELECT rngsubtype::bigint FROM pg_range WHERE rngtypid = %(oid)s
 def _statements(number: int, target: int) -> dict[str, str]:
     """The queries that give, on a server of version `number`, what makes a type on one of version `target`, by the type's kind."""
     collated, joins = collation("t.typcollation", "b.typcollation", min(number, target))
+    of_part, parts = collation("a.attcollation", "b.typcollation", min(number, target))
+    of_range, ranges = collation("r.rngcollation", "b.typcollation", min(number, target))
+    multirange = min(number, target) >= MULTIRANGES
     return {
         "e": _ENUM.format(order="enumsortorder" if number >= COLLATIONS else "oid"),
         "d": _DOMAIN.format(collated=collated, joins=joins),
-        "c": _COMPOSITE,
-        "r": _RANGE,
+        "c": _COMPOSITE.format(collated=of_part, joins=parts),
+        "r": _RANGE.format(
+            collated=of_range.replace(" COLLATE ", ", COLLATION = "), joins=ranges, multirange=_MULTIRANGE if multirange else "''"
+        ),
     }
 
 
@@ -154,8 +161,9 @@ WHERE t.oid = %(oid)s
 """
 _COMPOSITE: Final = """
 SELECT 'CREATE TYPE ' || quote_ident(n.nspname) || '.' || quote_ident(t.typname) || ' AS ('
-       || array_to_string(ARRAY(SELECT quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
-                                FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+       || array_to_string(ARRAY(SELECT quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) || {collated}
+                                FROM pg_attribute a JOIN pg_type b ON b.oid = a.atttypid {joins}
+                                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
                                 ORDER BY a.attnum), ', ')
        || ')'
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_class c ON c.oid = t.typrelid
@@ -163,6 +171,12 @@ WHERE t.oid = %(oid)s AND c.relkind = 'c'
 """
 _RANGE: Final = """
 SELECT 'CREATE TYPE ' || quote_ident(n.nspname) || '.' || quote_ident(t.typname) || ' AS RANGE (SUBTYPE = '
-       || format_type(r.rngsubtype, NULL) || ')'
-FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_range r ON r.rngtypid = t.oid WHERE t.oid = %(oid)s
+       || format_type(r.rngsubtype, NULL) || {collated} || {multirange} || ')'
+FROM pg_type t
+JOIN pg_namespace n ON n.oid = t.typnamespace
+JOIN pg_range r ON r.rngtypid = t.oid
+JOIN pg_type b ON b.oid = r.rngsubtype
+{joins}
+WHERE t.oid = %(oid)s
 """
+_MULTIRANGE: Final = "', MULTIRANGE_TYPE_NAME = ' || format_type(r.rngmultitypid, NULL)"

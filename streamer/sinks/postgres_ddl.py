@@ -15,13 +15,18 @@ from typing import Final
 
 import psycopg
 
+from streamer.errors import SchemaError
 from streamer.model import Creation, TableName
 from streamer.post_data import PostData, Structure
-from streamer.session import Connection, reason_of
+from streamer.session import Connection, is_denied, reason_of
 from streamer.sinks import postgres_post_data
 
 _EXISTS: Final = {
     "schema": "SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s",
+    "collation": (
+        "SELECT 1 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE nspname = %(schema)s "
+        "AND collname = %(name)s AND collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = current_database()))"
+    ),
     "extension": "SELECT 1 FROM pg_extension WHERE extname = %(name)s",
     "type": (
         "SELECT 1 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE nspname = %(schema)s AND typname = %(name)s"
@@ -31,6 +36,8 @@ _EXISTS: Final = {
         "WHERE nspname = %(schema)s AND relname = %(name)s AND relkind = 'S'"
     ),
 }
+_BUILT_FROM: Final = ("collation", "extension", "type")
+_BUILT_FROM_REMEDY: Final = "make it there yourself, or put the tables that use it into exclude; then run this command again"
 
 
 def has_table(connection: Connection, table: TableName) -> bool:
@@ -42,24 +49,24 @@ def has_table(connection: Connection, table: TableName) -> bool:
     return connection.execute(query, [table.schema, table.name]).fetchone() is not None
 
 
-def create(connection: Connection, creations: Sequence[Creation]) -> list[str]:
+def create(connection: Connection, node: str, creations: Sequence[Creation]) -> list[str]:
     """Execute the statements in one transaction, leaving out what exists; return one line for each thing made or left out.
 
-    Raises psycopg.Error if a required statement fails; nothing is made then.
+    Raises psycopg.Error if a required statement fails, SchemaError if it is for what tables are built from; nothing is made then.
     """
     lines = []
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog")
         for creation in creations:
             if not exists(connection, creation):
-                lines += _execute(connection, creation)
+                lines += _execute(connection, node, creation)
     return lines
 
 
 def create_tables(connection: Connection, sync: str, target: str, structure: Structure) -> list[str]:
     """Do the same with tables, and record what comes after their rows. Raises as `create`."""
     with connection.transaction():
-        lines = create(connection, structure.before)
+        lines = create(connection, target, structure.before)
         after, denied = structure.after, []
         if not _may_be_replica(connection):
             denied = [f"{one.what}: the role may not set session_replication_role" for one in after if one.kind == "foreign key"]
@@ -92,10 +99,15 @@ def _tried(connection: Connection, after: Sequence[PostData]) -> list[PostData]:
     return told
 
 
-def _execute(connection: Connection, creation: Creation) -> list[str]:
+def _execute(connection: Connection, node: str, creation: Creation) -> list[str]:
     statement = creation.statement.encode()
     if creation.required:
-        connection.execute(statement)
+        try:
+            connection.execute(statement)
+        except psycopg.Error as error:
+            if connection.broken or is_denied(error) or creation.kind not in _BUILT_FROM:
+                raise
+            raise SchemaError(f'node "{node}" refuses {creation.what}: {reason_of(error)}', _BUILT_FROM_REMEDY) from error
         return [] if creation.kind == "detail" else [f"created {creation.what}"]
     try:
         with connection.transaction():
@@ -104,7 +116,7 @@ def _execute(connection: Connection, creation: Creation) -> list[str]:
         if connection.broken:
             raise
         return [f"left out {creation.what}: {reason_of(error)}"]
-    return []
+    return [] if creation.kind == "detail" else [f"created {creation.what}"]
 
 
 def exists(connection: Connection, creation: Creation) -> bool:

@@ -128,6 +128,57 @@ def test_pg_dump_makes_tables_that_look_the_same(pair: Pair, monkeypatch: pytest
     assert target.query("SELECT 1 FROM pg_trigger WHERE NOT tgisinternal") == []
 
 
+NEEDS = """
+CREATE SCHEMA tools;
+CREATE EXTENSION btree_gist WITH SCHEMA tools;
+CREATE EXTENSION unaccent WITH SCHEMA tools;
+CREATE COLLATION "By byte" (LC_COLLATE = 'C', LC_CTYPE = 'C');
+CREATE DOMAIN word AS text COLLATE "By byte";
+CREATE TYPE named AS (a text COLLATE "By byte", b int);
+CREATE TYPE words AS RANGE (SUBTYPE = text, COLLATION = "By byte", MULTIRANGE_TYPE_NAME = many_words);
+CREATE TABLE t (
+    id int PRIMARY KEY, room int, during int4range, w word, n named, r words, m many_words,
+    plain text DEFAULT tools.unaccent('x'), EXCLUDE USING gist (room WITH =, during WITH &&)
+);
+CREATE INDEX by_word ON t (plain COLLATE "By byte");
+"""
+NEEDED = """
+SELECT e.extname, extnamespace::regnamespace::text FROM pg_extension e
+UNION ALL SELECT typname, c.collname FROM pg_type JOIN pg_collation c ON c.oid = typcollation WHERE typname = 'word'
+UNION ALL SELECT attname, c.collname FROM pg_attribute JOIN pg_collation c ON c.oid = attcollation
+WHERE attrelid = 'named'::regclass
+UNION ALL SELECT rngmultitypid::regtype::text, c.collname FROM pg_range JOIN pg_collation c ON c.oid = rngcollation
+WHERE rngtypid = 'words'::regtype ORDER BY 1, 2
+"""
+
+
+@pytest.mark.parametrize("maker", ["pg_dump", "catalog"])
+def test_collations_and_extensions_that_columns_defaults_and_indexes_use_are_made_too(
+    pair: Pair, maker: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source, target = pair
+    source.execute(NEEDS)
+    if maker == "pg_dump":
+        with_pg_dump_of(source.server.bin_dir, monkeypatch)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    said = run_setup(make_config({"a": source.url, "b": target.url}))
+    assert not [line for line in said if "left out" in line or "does not work" in line or "refuses" in line], said
+    with running(make_config({"a": source.url, "b": target.url}), set_up=False):
+        assert looks(target) == looks(source)
+    assert target.query(NEEDED) == source.query(NEEDED)
+
+
+def test_a_type_that_the_target_refuses_is_named_with_a_way_on(pair: Pair) -> None:
+    source, target = pair
+    source.execute("CREATE FUNCTION is_word(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true'")
+    source.execute("CREATE DOMAIN word AS text CHECK (is_word(VALUE)); CREATE TABLE t (id int PRIMARY KEY, w word)")
+    with pytest.raises(StreamerError, match=r'^node "b" refuses type public\.word: function .*is_word.* exist; make it there'):
+        run_setup(make_config({"a": source.url, "b": target.url}))
+    target.execute("CREATE DOMAIN word AS text")
+    assert [line for line in run_setup(make_config({"a": source.url, "b": target.url})) if "created table public.t" in line]
+
+
 def test_what_only_the_server_itself_knows_of_a_column_does_not_travel(
     source15: Database, target18: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
