@@ -125,7 +125,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def ask(self, command: str) -> PGresult:
         """Run a command by the simple protocol, the only one that a walsender speaks, and return its last result, which may be an
-        error of the server. Raises psycopg.OperationalError if the connection is lost, which to libpq is an error like any other."""
+        error of the server. Raises psycopg.OperationalError if the connection is lost, to libpq an error like any other."""
         with self.waiting.noted():
             result = self.pgconn.exec_(command.encode())
         if self.pgconn.status != pq.ConnStatus.OK:
