@@ -7,9 +7,10 @@ removed like that of any other unique key.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
@@ -17,7 +18,7 @@ from streamer.model import UNCHANGED, Change, Kind, Origin, Row, TableName
 from streamer.session import Connection, version
 from streamer.sinks.conflict import Conflict, ConflictKind, Handler, Key, Removal, Resolution, Stored, Version
 from streamer.sinks.policy import decide
-from streamer.sinks.postgres_world import MasterTable, World
+from streamer.sinks.postgres_world import MasterTable, World, keys_of
 from streamer.sinks.touched import filled
 
 _DEFINITION: Final = """
@@ -29,6 +30,17 @@ JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
 WHERE n.nspname = %s AND x.relname = %s AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
 """
 _INDEX: Final = re.compile(r'.*"(.+)"', re.DOTALL)
+
+
+class _Collision(NamedTuple):
+    """A row that would come to be at a key (where one is `stored` already), and the holder of its unique value."""
+
+    kind: Kind
+    key: Key
+    row: Row | None
+    holder: Key
+    current: Stored
+    stored: bool
 
 
 class Collisions:
@@ -52,21 +64,39 @@ class Collisions:
         """Return who is to be removed, or parked, so that these changes of the table can be written; None if that is no such index.
 
         `gone` are keys whose rows are out of the way already. Locks what it looks at, until the transaction ends.
+
+        The server tells of one collision only, and a large transaction may have thousands: all are settled at once, but those that
+        the transaction itself may undo before it comes to them, and those that rest on what its origin knew. Of these the first is,
+        if there are no others.
         """
         count = "indnkeyatts" if version(self._connection) >= 110000 else "indnatts"
         names = [table.writer.relation.table.schema, _index(refusal)]
         definition = self._connection.execute(_DEFINITION.format(count=count).encode(), names).fetchone()
         if definition is None:
             return None
+        found = list(self._find(table, changes, gone, definition))
+        if not found:
+            return None
+        touched = Counter(key for change in changes for key in keys_of(table, change))
+        plain = [f for f in found if touched[f.key] == 1 and f.holder not in touched and not _knew(origin, f.current)]
+        settled, away = Resolution(), set[Key]()
+        for one in plain or found[:1]:
+            if one.holder not in away:
+                self._decide(table, one, origin, settled)
+                away |= {removal.key for removal in settled.removals[-1:]}
+        return settled
+
+    def _find(
+        self, table: MasterTable, changes: Sequence[Change], gone: set[Key], definition: Sequence[Any]
+    ) -> Iterator[_Collision]:
+        """The collisions of the changes with what is stored."""
         part = self._world.load(table, changes)
         for change in changes:
             key, row = _incoming(table, change, part.rows)
-            if row is None:
-                continue
-            for holder in self._holders(table, definition[0], definition[1], row):
+            for holder in () if row is None else self._holders(table, definition[0], definition[1], row):
                 if holder != key and holder not in gone:
-                    return self._decide(table, change, key, row, holder, origin, stored=part.rows[key].row is not None)
-        return None
+                    stored = part.rows[key].row is not None
+                    yield _Collision(change[0], key, row, holder, self._world.stored(table, holder), stored)
 
     def _holders(self, table: MasterTable, expressions: Sequence[str], condition: str, row: Row) -> list[Key]:
         """The keys of rows whose values in the index are those that the row would have."""
@@ -81,22 +111,26 @@ class Collisions:
         )
         return self._world.keys(query, list(row))
 
-    def _decide(
-        self, table: MasterTable, change: Change, key: Key, row: Row, holder: Key, origin: Origin, *, stored: bool
-    ) -> Resolution:
-        relation = table.writer.relation
-        current = self._world.stored(table, holder)
-        kind = ConflictKind.INSERT_EXISTS if change[0] is Kind.INSERT else ConflictKind.UPDATE_EXISTS
+    def _decide(self, table: MasterTable, one: _Collision, origin: Origin, settled: Resolution) -> None:
+        relation, current = table.writer.relation, one.current
+        kind = ConflictKind.INSERT_EXISTS if one.kind is Kind.INSERT else ConflictKind.UPDATE_EXISTS
         incoming = Version(origin.commit_time, origin.node)
-        conflict = Conflict(kind, relation, key, change[0], current.row, row, current.version, incoming, None, table.rules.name)
-        if current.version is None or origin.knew(current.version):
+        told = (current.row, one.row, current.version, incoming)
+        conflict = Conflict(kind, relation, one.key, one.kind, *told, None, table.rules.name)
+        if _knew(origin, current):
             if relation.net:
-                return Resolution(parked=[(relation, holder)])
+                settled.parked.append((relation, one.holder))
+                return
             conflict = replace(conflict, winner="incoming")
         else:
             _, conflict = decide(table.rules, conflict, self._handler, None)
-        loser = Removal(relation, key, stored) if conflict.winner == "current" else Removal(relation, holder, stored=True)
-        return Resolution([], [conflict], [loser])
+        loses = conflict.winner == "current"
+        settled.conflicts.append(conflict)
+        settled.removals.append(Removal(relation, one.key if loses else one.holder, one.stored if loses else True))
+
+
+def _knew(origin: Origin, holder: Stored) -> bool:
+    return holder.version is None or origin.knew(holder.version)
 
 
 def _index(refusal: psycopg.errors.UniqueViolation) -> str:

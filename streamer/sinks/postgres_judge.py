@@ -126,9 +126,8 @@ class Judge:
                 if isinstance(error, psycopg.errors.IntegrityError) and len(group.changes) > FEW and not case.careful:
                     case.careful = True  # values that follow one another in a row collide when they are written set by set
                     continue
-                attempts += 1
-                if isinstance(error, psycopg.errors.UniqueViolation):
-                    self._settle(error, case)
+                settled = isinstance(error, psycopg.errors.UniqueViolation) and self._settle(error, case)
+                attempts += not settled  # else it comes farther each time
             except REFUSED:
                 self._undo(case)
                 if case.careful:
@@ -227,9 +226,9 @@ class Judge:
         applied = {node: at for _, node, at in self._connection.execute(_APPLIED, [edge.sync, edge.target])}
         return any(node in applied and applied[node] < seen for node, seen in awaited.items())
 
-    def _settle(self, refusal: psycopg.errors.UniqueViolation, case: _Case) -> None:
-        """Remove the loser of a collision that only the server sees."""
-        group = case.group
+    def _settle(self, refusal: psycopg.errors.UniqueViolation, case: _Case) -> bool:
+        """Remove the losers of collisions that only the server sees; return whether anything more is out of the way now."""
+        group, before = case.group, len(case.removed) + len(set(case.parked))
         for relation in {change[1] for change in group.changes}:
             table = self._table(relation)
             if table.key and self._collisions.is_of(refusal, relation.table):
@@ -242,6 +241,7 @@ class Judge:
                     case.parked += resolution.parked
                 elif resolution is not None:
                     self._remove(resolution, group.origin, case)
+        return len(case.removed) + len(set(case.parked)) > before
 
     def _check_tombstones(
         self, resolution: Resolution, buried: Mapping[Relation, Mapping[Key, Version | None]], origin: Origin

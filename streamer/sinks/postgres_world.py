@@ -76,7 +76,7 @@ class World:
 
     def load(self, table: MasterTable, changes: Sequence[Change]) -> Table:
         """Return the part of the table that these changes of it touch, its rows locked."""
-        keys = list(dict.fromkeys(key for change in changes for key in _keys(table, change)))
+        keys = list(dict.fromkeys(key for change in changes for key in keys_of(table, change)))
         found = {key: written for key, written in self._rows(table, table.key, keys)}
         for unique in table.uniques:
             for _, written in self._rows(table, unique, list(dict.fromkeys(_wanted(unique, changes)))):
@@ -171,7 +171,7 @@ def _query(table: MasterTable, columns: Sequence[int]) -> str:
     )
 
 
-def _keys(table: MasterTable, change: Change) -> Iterator[Key]:
+def keys_of(table: MasterTable, change: Change) -> Iterator[Key]:
     """The keys that a change touches: two if it changes the key."""
     _, _, old, new = change
     for row in (old, new):

@@ -190,6 +190,28 @@ def test_a_collision_that_only_the_server_sees_does_not_stop_the_edge(node: Node
     assert node.conflicts() == [("insert_exists", '{"id":"2"}', "incoming" if age == "newer" else "current")]
 
 
+@pytest.mark.parametrize("age", ["newer", "older"])
+def test_hundreds_of_collisions_that_only_the_server_sees_do_not_stop_the_edge(node: Node, age: str) -> None:
+    t = node.create(T)
+    node.database.execute("CREATE UNIQUE INDEX ON t (lower(name))")
+    node.database.execute("INSERT INTO t SELECT i, 'N' || i, 0 FROM generate_series(1, 300) AS i")
+    time = datetime.now(UTC) if age == "newer" else at(1)
+    node.apply(node.transaction(*(insert(t, str(1000 + i), f"n{i}", "0") for i in range(1, 302)), time=time))
+    winners = [(1000 + i, f"n{i}", 0) if age == "newer" else (i, f"N{i}", 0) for i in range(1, 301)]
+    assert node.rows() == [*winners, (1301, "n301", 0)]
+    assert len(node.conflicts()) == 300
+
+
+def test_a_collision_that_only_the_server_sees_costs_none_of_the_rows_that_exchange_values(node: Node) -> None:
+    t = node.create(T)
+    node.database.execute("CREATE UNIQUE INDEX ON t (lower(name))")
+    node.apply(node.transaction(insert(t, "1", "x1", "0"), insert(t, "2", "x2", "0"), time=at(1)))
+    node.database.execute("INSERT INTO t VALUES (9, 'same', 0)")
+    exchange = update(t, "1", "between", "0"), update(t, "2", "x1", "0"), update(t, "1", "x2", "0")
+    node.apply(node.transaction(*exchange, insert(t, "3", "same", "0"), time=at(2)))
+    assert node.rows() == [(1, "x2", 0), (2, "x1", 0), (9, "same", 0)]
+
+
 def test_differences_are_added_and_leave_the_version_of_the_other_columns_alone(target15: Database) -> None:
     node = Node(target15, Rules("latest", delta=frozenset({"n"})))
     t = node.create(T)
