@@ -17,6 +17,7 @@ import psycopg
 from streamer.admin import installation
 from streamer.capture import publication
 from streamer.capture.slot_list import READERS, end_reader
+from streamer.capture.snapshot import abandoned_slots
 from streamer.config import OWN_SCHEMA, Config
 from streamer.errors import UsageError
 from streamer.model import EdgeName, TableName
@@ -28,6 +29,7 @@ from streamer.sinks.postgres_triggers import remove_unwanted, tables_with_trigge
 from streamer.versions import ORIGIN_PREFIX
 
 STOP: Final = "stop streamer run first, or end its sessions with: streamer teardown --force"
+_DROP_SLOT: Final = "SELECT pg_drop_replication_slot(%s)"
 READER_SECONDS: Final = 10.0
 """How long a reader that was told to end may take."""
 
@@ -79,7 +81,9 @@ def captured(connection: Connection, node: str, slot: str, *, force: bool) -> It
     for active, pid in connection.execute(query.encode(), [slot]):
         if active and not force:
             raise UsageError(f'slot "{slot}" on "{node}" is read by process {pid}', STOP)
-        yield Removal(f'slot "{slot}"', "SELECT pg_drop_replication_slot(%s)", (slot,))
+        yield Removal(f'slot "{slot}"', _DROP_SLOT, (slot,))
+    for abandoned in abandoned_slots(connection):
+        yield Removal(f'slot "{abandoned}" of a copy that was broken off', _DROP_SLOT, (abandoned,))
     if version(connection) >= 100000:
         query = "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s) ORDER BY pubname"
         for (name,) in connection.execute(query, [list(publication.names(slot))]):

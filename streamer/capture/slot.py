@@ -25,7 +25,7 @@ from streamer.capture.key_ranges import copied_table
 from streamer.capture.named_keys import Decoder, NamedKeys
 from streamer.capture.pgoutput import PgoutputDecoder
 from streamer.capture.replication import Keepalive, ReplicationStream, timeline_switches
-from streamer.capture.snapshot import ExportedSnapshot, exported_snapshot
+from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
 from streamer.errors import SlotError, SourceError, TakenError, no_longer_carried
@@ -155,6 +155,8 @@ class SlotSource:
             ).fetchone()
             if row is None:
                 raise self._diagnosis.missing_slot()
+            for slot in abandoned_slots(connection):
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
             plugin = self._plugin(connection)
             self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
             self._require(row[1] == database, f'belongs to the database "{row[1]}"')

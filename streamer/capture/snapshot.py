@@ -9,10 +9,8 @@ https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLI
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -26,6 +24,7 @@ from streamer.capture.row_filter import condition_errors
 from streamer.capture.row_versions import row_versions
 from streamer.errors import StreamerError
 from streamer.model import LSN, POSTGRES_EPOCH, KeyRange, SlotIdentity, TableName
+from streamer.node_config import LOGICAL_DECODING
 from streamer.ports import CopyTable, Held, Progress, RowVersion
 from streamer.session import Connection, connect, reported, version
 from streamer.spare_connections import SpareConnections
@@ -34,6 +33,9 @@ from streamer.versions import SOURCE_SEEN, read_seen
 BLOCK: Final = 256 * 1024
 """Bytes gathered before rows are handed on: one row a time would cost more than the row."""
 TEMPORARY_SLOTS: Final = 100000  # version 10
+_SLOT: Final = "streamer_copy_"
+"""What the names of slots begin with; the number of the session's process follows."""
+_APPLICATION: Final = "streamer snapshot"
 
 _PROGRESS: Final = (
     "SELECT source, system_identifier, database, slot, position, CASE WHEN origin = source THEN origin_time END, "
@@ -178,8 +180,8 @@ def exported_snapshot(
     # was committed later. The other way round, a commit could fall between the snapshot and the question and look older than rows
     # that do not hold it. What is in the snapshot may be a little newer than this time: nobody is sent that again.
     time = _now(node, url)
-    connection = connect(node, url, application="streamer snapshot", replication=True)
-    slot = f"streamer_copy_{os.getpid()}_{threading.get_ident() % 1_000_000_007}"
+    connection = connect(node, url, application=_APPLICATION, replication=True)
+    slot = f"{_SLOT}{connection.waiting.pid}"
     try:
         name, position = _create(connection, slot, plugin(connection), explain)
         with closing(ExportedSnapshot(node, url, name, position, time)) as snapshot:
@@ -189,7 +191,7 @@ def exported_snapshot(
 
 
 def _now(node: str, url: str) -> datetime:
-    with reported(node), connect(node, url, application="streamer snapshot") as connection:
+    with reported(node), connect(node, url, application=_APPLICATION) as connection:
         (text,) = connection.execute("SELECT clock_timestamp()::text").fetchone() or ("",)
     return datetime.fromisoformat(text)
 
@@ -210,5 +212,24 @@ def _create(connection: Connection, slot: str, plugin: str, explain: Callable[[s
 def _drop(connection: Connection, slot: str) -> None:
     """Give the slot back; a temporary one goes with its session."""
     if version(connection) < TEMPORARY_SLOTS and not connection.broken:
-        connection.ask(f'DROP_REPLICATION_SLOT "{slot}"')
+        with suppress(psycopg.OperationalError):  # then it is an abandoned one
+            connection.ask(f'DROP_REPLICATION_SLOT "{slot}"')
     connection.close()
+
+
+def abandoned_slots(connection: Connection) -> list[str]:
+    """Return the slots of snapshots in this database whose sessions have ended: one that was killed, or lost its connection. A
+    server that has temporary slots has dropped them by itself; an older one would keep WAL for them for ever."""
+    if not LOGICAL_DECODING <= version(connection) < TEMPORARY_SLOTS:
+        return []
+    asked = {"name": f"^{_SLOT}([0-9]+)", "application": _APPLICATION}
+    return [slot for (slot,) in connection.execute(_ABANDONED, asked)]
+
+
+_ABANDONED: Final = """
+SELECT s.slot_name FROM pg_catalog.pg_replication_slots s
+WHERE s.slot_name ~ %(name)s AND s.database = current_database() AND NOT s.active AND NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_stat_activity a
+    WHERE a.pid::text = substring(s.slot_name from %(name)s) AND a.application_name = %(application)s
+)
+"""

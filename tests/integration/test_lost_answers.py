@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from streamer.admin.setup import setup
+from streamer.admin.teardown import teardown
 from streamer.capture import slot, snapshot
 from streamer.capture.assemble import Interest
 from streamer.capture.replication import timeline_switches
@@ -74,3 +75,32 @@ def test_a_source_that_does_not_tell_its_timelines_is_not_taken_for_one_that_has
         _end(source18, connection)
         with pytest.raises(psycopg.OperationalError):
             timeline_switches(connection, 2)
+
+
+def test_the_slot_of_a_broken_copy_is_given_back_where_no_slot_is_temporary(
+    source18: Database, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server before version 10 kept it, and WAL for it, until its disk was full."""
+    monkeypatch.setattr(snapshot, "TEMPORARY_SLOTS", 1_000_000)
+    source = SlotSource("a", config.nodes["a"], "shop", "streamer_shop_a", Interest(config.syncs["shop"].selects))
+
+    def break_off() -> None:
+        with source.snapshot():
+            newest = "SELECT pid FROM pg_stat_activity WHERE application_name = 'streamer snapshot' ORDER BY backend_start DESC"
+            (pid,) = source18.query(newest)[0]
+            source18.execute("SELECT pg_terminate_backend(%s)", [pid])
+            wait_for(lambda: not source18.query("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]), "the session to end")
+
+    def slots() -> list[str]:
+        return [name for (name,) in source18.query("SELECT slot_name FROM pg_replication_slots ORDER BY 1")]
+
+    with source.snapshot():
+        (in_use,) = set(slots()) - {"streamer_shop_a"}
+        break_off()
+        assert len(slots()) == 3
+        source.state()
+        assert slots() == [in_use, "streamer_shop_a"]
+    break_off()
+    assert len(slots()) == 2
+    assert teardown(config, None, force=False, confirm=lambda lines: True, say=lambda line: None) == []
+    assert slots() == []
