@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import combinations
 from typing import Any, Final
 
 import psycopg
@@ -24,6 +23,7 @@ from streamer.admin.findings import Finding, Severity, error, ok, warning
 from streamer.admin.foreign import target_of
 from streamer.admin.keyless import TRIGGER, Keys
 from streamer.admin.nodes import LOGICAL, explained, session
+from streamer.admin.same_database import same
 from streamer.admin.sequences import follows, judge_others, judge_sequences, selection
 from streamer.capture import keys, publication
 from streamer.capture.catalog import SourceTable, read_tables
@@ -88,7 +88,9 @@ class _Check:
             told = explained(node, self._connections[node], problem)
             self.findings.append(error(f'node "{node}"', told.message, told.hint))
         except StreamerError as problem:
-            self.findings.append(error(f'node "{node}"', problem.message.removeprefix(f'node "{node}": '), problem.hint))
+            found = error(f'node "{node}"', problem.message.removeprefix(f'node "{node}": '), problem.hint)
+            if found not in self.findings:  # a target that is not PostgreSQL is asked by each sync
+                self.findings.append(found)
 
     # -- nodes -------------------------------------------------------------------------------------------------------------------
 
@@ -144,15 +146,7 @@ class _Check:
             with self._asking(node):
                 if (foreign := target_of(self._config, node)) is not None:
                     places[node] = foreign.identity()
-        for one, other in combinations(places, 2):
-            if places[one] == places[other]:
-                self.findings.append(
-                    error(
-                        f'sync "{sync}"',
-                        f'nodes "{one}" and "{other}" are the same database',
-                        f"correct nodes.{one}.url or nodes.{other}.url",
-                    )
-                )
+        self.findings += [error(f'sync "{sync}"', told.message, told.hint) for told in same(places)]
 
     # -- streams -----------------------------------------------------------------------------------------------------------------
 

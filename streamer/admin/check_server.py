@@ -15,6 +15,7 @@ from streamer.admin.check_rest import IDLE_LIMIT, WAL_LIMIT
 from streamer.admin.findings import Finding, error, ok, warning
 from streamer.admin.keyless import TRIGGER
 from streamer.admin.nodes import LOGICAL
+from streamer.admin.same_database import identity
 from streamer.capture import delta_objects
 from streamer.capture.diagnose import ALLOW_WAL2JSON
 from streamer.capture.publication import TRUNCATES
@@ -117,10 +118,7 @@ def read_server(connection: Connection) -> Server:
         superuser=superuser,
         replication=number >= REPLICATION and bool(ask("SELECT rolreplication FROM pg_roles WHERE rolname = current_user")),
         database=str(ask("SELECT current_database()")),
-        identity=(
-            str(ask("SELECT pg_postmaster_start_time()::text")),
-            str(ask("SELECT oid FROM pg_database WHERE datname = current_database()")),
-        ),
+        identity=identity(connection),
         in_recovery=number >= STANDBYS and bool(ask("SELECT pg_is_in_recovery()")),
         settings=dict(connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(_SETTINGS)])),
         slots=_count(connection, "pg_replication_slots") if number >= OLDEST_SOURCE else 0,

@@ -15,6 +15,7 @@ from streamer.admin import capture_triggers, installation, keyless
 from streamer.admin.check_shapes import carry_filtered_rows
 from streamer.admin.create_tables import create_missing
 from streamer.admin.nodes import Say, chosen_syncs, session
+from streamer.admin.same_database import refuse_same
 from streamer.admin.sequences import create_sequences
 from streamer.admin.setup_masters import carry_old_rows, keep_keys
 from streamer.capture import publication
@@ -38,6 +39,7 @@ def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> N
     """Set up all syncs, or only one, telling each step; with `fix`, alter tables where a sync demands it. Raises StreamerError."""
     for sync in chosen_syncs(config, only):
         _require_tables(config, sync)
+        refuse_same(config, sync)
         settings = config.syncs[sync]
         servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
         for node in servers:

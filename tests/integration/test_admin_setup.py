@@ -361,3 +361,12 @@ def test_a_role_that_does_not_own_a_table_learns_what_to_do(source15: Database, 
         run_setup(config)
     source15.execute(told.value.hint.partition(", or ")[0])
     run_setup(config)
+
+
+def test_a_url_that_was_copied_and_not_corrected_is_refused_before_anything_is_made(source15: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": source15.url, "b": source15.url.replace("127.0.0.1", "localhost")})
+    with pytest.raises(UsageError, match=r'sync "shop": nodes "a" and "b" are the same database; correct nodes\.a\.url'):
+        run_setup(config)
+    assert source15.query("SELECT count(*) FROM pg_namespace WHERE nspname = 'streamer'") == [(0,)]
+    assert source15.query("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == [(0,)]
