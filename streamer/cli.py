@@ -17,6 +17,7 @@ from streamer import FORM, __version__
 from streamer.cli_bucardo import import_bucardo
 from streamer.cli_cutover import cutover
 from streamer.cli_options import AsJson, ConfigFile, Limit, Since, SyncName, Yes, asking, load, print_errors, report, say
+from streamer.cli_output import written
 from streamer.cli_quarantine import quarantine
 from streamer.cli_snapshot import snapshot
 from streamer.cli_verify import verify
@@ -51,14 +52,21 @@ SlotName = Annotated[str, typer.Argument(metavar="SLOT", help="Which of its slot
 
 def main() -> NoReturn:
     """Run the command line; every error that a user can cause is one line."""
+    sys.exit(written(_run))
+
+
+def _run() -> str | int | None:
+    """Run a command, and return the exit code."""
     try:
         app(standalone_mode=True)
     except StreamerError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+        return 130
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def _print_version(wanted: bool) -> None:

@@ -129,6 +129,27 @@ def test_init_does_not_overwrite(streamer: Shell) -> None:
     assert "streamer check --config other.toml" in streamer("init", "other.toml").stdout
 
 
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_output_to_a_full_disk_is_one_line(streamer: Shell, buffered: str) -> None:
+    environment = streamer.environment | {"PYTHONUNBUFFERED": buffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "streamer.cli", "--help"], env=environment, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.stderr == b"error: standard output cannot be written: No space left on device; make room there\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_output_is_no_bug(streamer: Shell, closed: str) -> None:
+    write_config(streamer.directory / "streamer.toml", document({"a": "postgresql://127.0.0.1:1/x", "b": "sqlite:///y"}))
+    command = f"{sys.executable} -m streamer.cli status {closed}"
+    done = subprocess.run(command, shell=True, cwd=streamer.directory, env=streamer.environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert ("not running" in done.stdout) is (closed == "2>&-")
+
+
 def test_init_into_nowhere_is_one_line(streamer: Shell) -> None:
     assert error_of(streamer("init", "no/where.toml")) == (
         'file "no/where.toml" cannot be written: No such file or directory; give a path that you may write to'

@@ -68,7 +68,7 @@ LAYERS = (
         "slot_monitor",
     ),
     ("assembly", "daemon", "admin", "bucardo", "verify"),
-    ("cli", "cli_bucardo", "cli_cutover", "cli_options", "cli_quarantine", "cli_snapshot", "cli_verify", "demo"),
+    ("cli", "cli_bucardo", "cli_cutover", "cli_options", "cli_output", "cli_quarantine", "cli_snapshot", "cli_verify", "demo"),
     ("__main__",),
 )
 
