@@ -288,7 +288,8 @@ class Daemon:
         if settings.multi_master:
             raise UsageError(
                 f'sync "{sync}" has several sources: they agree on one position for a table, so it is not copied again',
-                "compare and mend its rows: streamer verify --repair",
+                f"compare its rows: streamer verify {sync}; write one that differs again where it is right, for example "
+                "UPDATE … SET id = id WHERE id = …: the later write wins everywhere",
             )
         if not settings.selects(table):
             raise UsageError(f'sync "{sync}" does not select table "{table}"', "see: streamer tables")

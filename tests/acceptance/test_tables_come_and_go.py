@@ -81,3 +81,8 @@ def test_a_table_is_copied_once_more_while_the_stream_goes_on(tmp_path: Path, so
             1,
             'error: sync "shop" does not select table "sales.t"; see: streamer tables\n',
         )
+        misspelt = streamer.command("copy", "shop", "--table", "tt", "--yes", succeeds=False)
+        assert (misspelt.returncode, misspelt.stderr) == (
+            1,
+            'error: sync "shop" has no table "public.tt"; see: streamer tables --sync shop\n',
+        )
