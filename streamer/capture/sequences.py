@@ -19,7 +19,7 @@ from psycopg import sql
 
 from streamer.errors import SourceError
 from streamer.model import TableName
-from streamer.sequence_ports import SequenceState
+from streamer.sequence_ports import STATEMENT_TIMEOUT, SequenceState
 from streamer.session import Connection, connect, reported, version
 
 PG_SEQUENCE: Final = 100000  # the catalog pg_sequence, and identity columns: version 10
@@ -119,6 +119,7 @@ class SequenceReader:
         with reported(self._node):
             if self._connection is None:
                 self._connection = connect(self._node, self._url, application="streamer sequences")
+                self._connection.execute(STATEMENT_TIMEOUT)
             yield self._connection
 
     def close(self) -> None:

@@ -17,14 +17,12 @@ from psycopg import sql
 
 from streamer.errors import TargetError
 from streamer.model import TableName
-from streamer.sequence_ports import SequenceState
+from streamer.sequence_ports import STATEMENT_TIMEOUT, SequenceState
 from streamer.session import Connection, connect, reason_of, reported
 from streamer.sinks.postgres_table import quote, quoted
 
 AT_ONCE: Final = 200
 """Sequences asked in one statement."""
-_SETTINGS: Final = "SET statement_timeout = '5s'"
-"""Rows wait while sequences are written."""
 
 
 def settable(connection: Connection, names: Sequence[TableName]) -> dict[TableName, bool]:
@@ -85,7 +83,7 @@ class SequenceWriter:
         with reported(self._node):
             if self._connection is None:
                 self._connection = connect(self._node, self._url, application="streamer sequences")
-                self._connection.execute(_SETTINGS)
+                self._connection.execute(STATEMENT_TIMEOUT)
             yield self._connection
 
     def close(self) -> None:

@@ -100,13 +100,17 @@ def test_syncs_come_and_go_with_a_hangup_and_the_others_are_not_interrupted(shop
     shop.write_config()
     shop.hang_up()
     wait_for_equal(shop.states, {"a->live": "streaming"}, "the sync to be gone")
+    wait_for_equal(
+        lambda: len(events(shop.streamer.log, "stream_reading")),
+        3,
+        "`shop` to begin twice, because its tables have changed, and `second` once",
+    )
     log = shop.streamer.log
     assert [(r["added"], r["begun_anew"], r["removed"]) for r in events(log, "config_reloaded")] == [
         (["second: a"], [], []),
         ([], ["shop: a"], []),
         ([], [], ["second: a"]),
     ]
-    assert len(events(log, "stream_reading")) == 3  # `shop` twice, because its tables have changed, and `second` once
     (left,) = events(log, "slot_left")
     assert left["slot"] == "streamer_second_a"
     done = shop.streamer.command("slots", "drop", "a", "streamer_second_a", "--yes")

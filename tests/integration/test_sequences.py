@@ -9,6 +9,7 @@ import pytest
 from streamer.admin.check import check
 from streamer.admin.findings import Severity
 from streamer.admin.setup import setup
+from streamer.capture import sequences
 from streamer.capture.sequences import Selection as Sequences
 from streamer.capture.sequences import SequenceReader, definition
 from streamer.config import Config
@@ -127,6 +128,23 @@ def test_a_sequence_that_cannot_follow_is_told_and_does_not_stop_the_rows(shop: 
     assert 'sequence "public.invoices" on "b" cannot follow to 200: setval: value 200 is out of bounds' in told.problem.message
 
 
+def test_a_sequence_that_somebody_has_locked_on_the_source_does_not_stop_the_rows(
+    shop: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = shop
+    monkeypatch.setattr(sequences, "STATEMENT_TIMEOUT", "SET statement_timeout = '100ms'")
+    config = config_for(source, target.url)
+    setup(config, None, lambda line: None)
+    assert run_once(config).problem is None
+    source.execute("INSERT INTO orders SELECT FROM generate_series(1, 3)")
+    with source.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute("DROP SEQUENCE invoices")
+        told = run_once(config)
+    assert told.problem is not None
+    assert "statement timeout" in told.problem.message
+    assert target.query("SELECT count(*) FROM orders") == [(3,)]
+
+
 def test_a_running_sync_has_them_follow_at_a_kick(shop: Pair) -> None:
     source, target = shop
     config = config_for(source, target.url)
@@ -151,12 +169,12 @@ def test_roles_that_may_not_read_or_set_are_told_what_to_grant(shop: Pair) -> No
         database.execute("CREATE ROLE clerk LOGIN PASSWORD 'secret'")
         database.execute("GRANT USAGE ON SCHEMA public TO clerk")
     read, written = (database.server.url(database.name, "clerk", "secret") for database in shop)
-    sequences = Sequences(lambda name: str(name) == "public.invoices", lambda name: False)
-    with closing(SequenceReader("a", source.url, sequences)) as reader:
+    chosen = Sequences(lambda name: str(name) == "public.invoices", lambda name: False)
+    with closing(SequenceReader("a", source.url, chosen)) as reader:
         states = reader.read()
     assert [(s.name, s.last, s.called, s.increment) for s in states] == [(TableName("public", "invoices"), 100, True, 5)]
     with (
-        closing(SequenceReader("a", read, sequences)) as reader,
+        closing(SequenceReader("a", read, chosen)) as reader,
         pytest.raises(SourceError, match="clerk may not read it") as denied,
     ):
         reader.read()
