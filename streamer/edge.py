@@ -372,7 +372,7 @@ class Edge:
     def report(self) -> EdgeReport:
         """Return what the edge is doing now."""
         position, applied = self._position, self._last.commit_time
-        behind = 0 if position is None or self._queue.empty else max(0, self._intake.sent - position)
+        behind = max(0, self._intake.sent - position) if position and (self._problem or not self._queue.empty) else 0
         now, oldest = datetime.now(UTC), self._queue.oldest
         return EdgeReport(
             sync=self.name.sync,

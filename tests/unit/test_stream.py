@@ -331,6 +331,15 @@ def test_a_bug_is_shown_and_does_not_end_in_silence(source: MemorySource, start:
     assert "unexpected ZeroDivisionError: oops" in problem.message
 
 
+def test_the_lag_of_an_edge_that_failed_is_what_its_target_lacks(source: MemorySource, start: Start) -> None:
+    target = database()
+    target.fail_next("write", ZeroDivisionError("oops"))
+    running = start(source, b=target)
+    end = source.commit(insert(ITEMS, "1", "x"))
+    wait_for(lambda: running.report().edges[0].problem, "the edge to have failed")
+    assert running.report().edges[0].lag_bytes == end - START
+
+
 @pytest.mark.parametrize(
     ("slot", "position", "expected"),
     [
