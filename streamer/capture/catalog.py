@@ -139,6 +139,7 @@ def _source_table(
     leaves: Iterable[TableName],
 ) -> SourceTable:
     oid, schema, name, relkind, identity, estimate, _, size = row
+    keys = keys.without({c.name for c in columns if c.generated})
     kind = Identity(str(identity))
     identity_columns = {
         Identity.DEFAULT: keys.default,
@@ -186,6 +187,14 @@ class _Keys:
     #: of the index that is the replica identity
     identity: tuple[str, ...] = ()
     unique: list[tuple[str, ...]] = field(default_factory=list)
+
+    def without(self, generated: set[str]) -> _Keys:
+        """Only those that tell rows apart by values that travel: a target could not find a row by a part of its key."""
+
+        def kept(key: tuple[str, ...]) -> tuple[str, ...]:
+            return key if generated.isdisjoint(key) else ()
+
+        return _Keys(kept(self.primary), kept(self.default), kept(self.identity), self.unique)
 
 
 def _read_keys(connection: Connection, oids: list[int]) -> dict[int, _Keys]:

@@ -42,8 +42,8 @@ def identity_key(table: SourceTable, named: Sequence[str]) -> tuple[str, ...]:
 
 
 def unique_keys(table: SourceTable) -> list[tuple[str, ...]]:
-    """Return the columns of unique indexes that hold no NULL."""
-    never_null = {c.name for c in table.definition.columns if c.not_null}
+    """Return the columns of unique indexes that hold no NULL, and travel."""
+    never_null = {c.name for c in table.travelling if c.not_null}
     return [key for key in table.definition.unique_keys if never_null.issuperset(key)]
 
 
@@ -93,8 +93,11 @@ def _on_target(table: SourceTable, named: tuple[str, ...]) -> SourceTable:
 
 
 def named_for(tables: Sequence[SourceTable], keys: Keys) -> Mapping[TableName, Sequence[str]]:
-    """Return the keys that stand for the identity FULL."""
-    return {t.table: key for t in tables if t.identity is Identity.FULL and (key := identity_key(t, keys(t.table)))}
+    """Return the keys that stand for the identity FULL; an empty one where only a part of the table's own key travels."""
+    named = {t.table: key for t in tables if t.identity is Identity.FULL and (key := identity_key(t, keys(t.table)))}
+    return named | {
+        t.table: () for t in tables if t.identity is Identity.NOTHING and any(c.generated for c in t.definition.columns)
+    }
 
 
 def _quoted(table: TableName) -> str:

@@ -21,6 +21,7 @@ from streamer.report import EdgeReport
 from tests.configs import make_config
 from tests.conftest import Pair
 from tests.integration.streams import running, tuned_back
+from tests.integration.verifying import verified
 from tests.meanwhile import meanwhile
 from tests.mysql_servers import MysqlDatabase
 from tests.servers import Database, Row
@@ -116,6 +117,35 @@ def test_a_named_key_finds_the_rows_of_a_table_with_full_identity(
     with closing(sqlite3.connect(tmp_path / "s.db")) as file:
         assert file.execute("SELECT a, b, c FROM log ORDER BY 1").fetchall() == rows
     assert '"key":{"a":"2","b":"b2"}' in (tmp_path / "j").read_text()
+
+
+@pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
+@pytest.mark.parametrize("capture", ["pgoutput", "wal2json", "trigger"])
+def test_a_key_with_a_generated_column_is_told_and_takes_no_row_for_another(
+    source15: Database, target18: Database, tmp_path: Path, capture: str, identity: str
+) -> None:
+    """The rest of the key travelled alone: updates were lost without a word, and rows with the same rest became one."""
+    source15.execute(
+        f"CREATE TABLE log (a int, g text GENERATED ALWAYS AS (lower(b)) STORED, b text, PRIMARY KEY (a, g)); "
+        f"ALTER TABLE log REPLICA IDENTITY {identity}; INSERT INTO log (a, b) VALUES (1, 'X'), (1, 'Y'), (2, 'Z')"
+    )
+    nodes = {"a": source15.url, "b": target18.url, "s": f"sqlite:///{tmp_path}/s.db"}
+    config = make_config(nodes, capture=capture, tables=["*"])
+    told = findings(config, '"public.log" on "a"')
+    setup(config, None, lambda line: None)
+    run_once(config)
+    source15.execute("INSERT INTO log (a, b) VALUES (3, 'P'), (3, 'Q'), (3, 'R')")
+    source15.execute("UPDATE log SET b = 'W' WHERE b = 'X'; DELETE FROM log WHERE b = 'Y'")
+    run_once(config)
+    rows = [(1, "W"), (2, "Z"), (3, "P"), (3, "Q"), (3, "R")]
+    if capture != "trigger" and identity == "DEFAULT":
+        assert any("has no usable replica identity: only inserts are replicated" in line for line in told)
+        rows = [(1, "X"), (1, "Y"), *rows[1:]]
+    assert target18.query("SELECT a, b FROM log ORDER BY 1, 2") == rows
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file:
+        assert file.execute("SELECT a, b FROM log ORDER BY 1, 2").fetchall() == rows
+    with running(config) as streams:
+        assert not [one.problem for one in verified(config, streams) if one.problem]
 
 
 def test_a_named_key_must_be_there_and_hold_no_null(source18: Database, target15: Database) -> None:
