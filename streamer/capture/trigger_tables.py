@@ -74,7 +74,8 @@ class TriggerTables:
         oids = {TableName(schema, name): oid for oid, schema, name in self._connection.execute(_OIDS)}
         self.removals = oids.get(REMOVALS)
         now = {t.table: _delta_table(self._connection, t, keys, oids, before.get(t.table)) for t in tables}
-        if gone := [name for name in before if name in now and now[name] is None]:
+        # also when the stream begins again: until the triggers are back, changes are missed
+        if gone := [name for name in self._carried if name in now and now[name] is None]:
             raise no_longer_captured(gone[0], self._node)
         found = [made for made in now.values() if made is not None]
         self._tables = {oid: made for made in found for oid in made.oids}

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from streamer.admin.setup import setup
 from streamer.capture import trigger_reader
 from streamer.capture.nonblocking import Statements
 from streamer.capture.trigger_reader import TriggerReader
@@ -105,6 +106,21 @@ def test_a_table_without_triggers_stops_the_stream(
         trigger_source.execute("ALTER TABLE t DISABLE TRIGGER zzz_streamer_update")
         with pytest.raises(SourceError, match=r'the triggers of table "public\.t" on "a" are gone or disabled'):
             batches.reader.confirm(LSN(1 << 32))
+
+
+def test_a_table_that_is_made_anew_without_triggers_stops_the_stream_until_setup_has_run(trigger_source: Database) -> None:
+    trigger_source.execute("CREATE TABLE t (id bigint PRIMARY KEY, n text)")
+    config, source = captured(trigger_source)
+    start = place(source)
+    with reading(source, start):
+        trigger_source.execute("DROP TABLE t; CREATE TABLE t (id bigint PRIMARY KEY, n text)")
+    for _ in range(2):  # it does not forget when it begins again
+        with pytest.raises(SourceError, match=r'the triggers of table "public\.t" on "a" are gone'), reading(source, start):
+            pass
+    setup(config, None, lambda line: None)
+    with reading(source, start) as batches:
+        trigger_source.execute("INSERT INTO t VALUES (1, 'a')")
+        assert batches.next().told() == [("insert", "t", ("1", "a"))]
 
 
 def test_a_dropped_table_is_passed_over(source: TriggerSource, trigger_source: Database) -> None:
