@@ -36,6 +36,9 @@ _PATIENCE: Final[dict[str, Any]] = {
     "tcp_user_timeout": 120_000,  # ms; keepalives don't tell while something sent is not acknowledged, and Linux tries 15 minutes
 }
 """How long to put up with a server that does not answer, where the url says nothing of it."""
+QUALIFIED: Final = ("search_path", "pg_catalog")
+"""A setting by which the server tells names, like those that are values of regclass, with their schema: without, who receives one
+may not find it."""
 
 _SETTINGS: Final = {
     "datestyle": "ISO",
@@ -215,7 +218,7 @@ def connect(node: str, url: str, *, application: str, replication: bool = False)
     """
     try:
         parameters: dict[str, Any] = dict(conninfo.conninfo_to_dict(url))
-        settings = _SETTINGS | ({name: value for _, name, value in _LATER} if replication else _OLDEST_DIGITS)
+        settings = _SETTINGS | (dict([QUALIFIED, *(later[1:] for later in _LATER)]) if replication else _OLDEST_DIGITS)
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         parameters["options"] = f"{parameters.get('options', '')} {options}".strip()
         parameters = _PATIENCE | parameters | {"application_name": application, "client_encoding": "UTF8"}

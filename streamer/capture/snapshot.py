@@ -26,7 +26,7 @@ from streamer.errors import StreamerError
 from streamer.model import LSN, POSTGRES_EPOCH, KeyRange, SlotIdentity, TableName
 from streamer.node_config import LOGICAL_DECODING
 from streamer.ports import CopyTable, Held, Progress, RowVersion
-from streamer.session import Connection, connect, reported, version
+from streamer.session import QUALIFIED, Connection, connect, reported, version
 from streamer.spare_connections import SpareConnections
 from streamer.versions import SOURCE_SEEN, read_seen
 
@@ -64,6 +64,8 @@ class ExportedSnapshot:
         """Give the table's rows as of the snapshot, in blocks of COPY text."""
         terms = [f"(\n{where}\n)"] if where else []
         with self._imported() as connection:
+            if not where:  # in which the user may name what is found by the path
+                self._qualify(connection)
             terms += [] if within is None else key_ranges.condition(within)
             only = sql.SQL(f" WHERE {' AND '.join(terms)}" if terms else "")
             chosen, place = self._values(connection, table, columns), key_ranges.place(connection, table)
@@ -134,6 +136,11 @@ class ExportedSnapshot:
             connection.execute(begin.encode())
             yield connection
             self._leave(connection)
+
+    def _qualify(self, connection: Connection) -> None:
+        """Have names told with their schemas until the transaction ends, as the stream tells them."""
+        name, value = QUALIFIED
+        connection.execute(f"SET LOCAL {name} = {value}".encode())
 
     def _leave(self, connection: Connection) -> None:
         """End the transaction of an imported snapshot, unless that is done."""

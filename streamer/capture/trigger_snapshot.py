@@ -39,6 +39,9 @@ class SharedSnapshot(ExportedSnapshot):
         with self._free:
             yield self._connection
 
+    def _qualify(self, connection: Connection) -> None:
+        """The transaction is that of other tables too, whose conditions may need the path."""
+
     def _leave(self, connection: Connection) -> None:
         """The snapshot lasts as long as its transaction."""
 

@@ -84,3 +84,21 @@ def test_settings_of_the_databases_change_no_value_and_end_no_session(
         assert streams.problems == []
     (values,) = asked(target, "SELECT DISTINCT f = 0.1::float8 + 0.2, s[2] IS NULL, s[3], get_byte(b, 1), d, e FROM public.t")
     assert values == (True, True, "NULL", 0x5C, date(2020, 2, 1), "it's \\ é!")
+
+
+@pytest.mark.parametrize("capture", ["pgoutput", "wal2json"])
+def test_names_of_tables_as_values_are_found_on_the_target(
+    databases: Databases, pg15: PostgresServer, pg18: PostgresServer, capture: str
+) -> None:
+    """The source left out the schema, as for somebody who has it in the search_path."""
+    source, target = databases.create(pg15, "source"), databases.create(pg18, "target")
+    for database in (source, target):
+        database.execute('CREATE TABLE "Odd" (id int PRIMARY KEY)')
+    source.execute("CREATE TABLE audit (id int PRIMARY KEY, of regclass, kept regtype[])")
+    source.execute("""INSERT INTO audit VALUES (1, '"Odd"', '{integer,audit}')""")
+    config = make_config({"a": source.url, "b": target.url}, capture=capture)
+    with running(config) as streams:
+        assert equal(verified(config, streams))
+        source.execute("INSERT INTO audit VALUES (2, 'audit', NULL); UPDATE audit SET of = 'pg_class' WHERE id = 1")
+        assert equal(verified(config, streams))
+    assert target.query("SELECT of::text FROM public.audit ORDER BY id") == [("pg_class",), ("audit",)]
