@@ -280,7 +280,7 @@ class Edge:
             self._write(sink, backoff)
         finally:
             self._leave()
-            self._queue.done()
+            self._queue.drop()
             self._sink = None
             sink.close()
             self.sequences.close()

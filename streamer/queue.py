@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Final
@@ -40,6 +40,8 @@ class PieceQueue:
         #: what the writer has taken and is not done with, and since when
         self._in_hand: Sequence[Piece | Idle] = ()
         self._taken_at = 0.0
+        #: when the first was committed of what was let go of, and must come again
+        self._left: datetime | None = None
         self._changed = threading.Condition()
 
     @property
@@ -54,10 +56,9 @@ class PieceQueue:
 
     @property
     def oldest(self) -> datetime | None:
-        """When the first transaction was committed that waits or is in hand; None if there is none."""
+        """When the first transaction was committed that waits, is in hand, or was let go of and has not come again; else None."""
         with self._changed:
-            first = next((item for item in chain(self._in_hand, self._items) if isinstance(item, Piece)), None)
-        return None if first is None else first.transaction.origin.commit_time
+            return _first_commit(chain(self._in_hand, self._items)) or self._left
 
     @property
     def held_seconds(self) -> float:
@@ -91,12 +92,13 @@ class PieceQueue:
                 taken.append(item)
                 size += _size(item)
             self._bytes -= size
+            self._left = None if taken else self._left
             self._in_hand, self._taken_at = taken, time.monotonic()
             self._changed.notify_all()
             return taken
 
     def done(self) -> None:
-        """Nothing is in hand any more."""
+        """What was in hand is written."""
         with self._changed:
             self._in_hand = ()
 
@@ -112,14 +114,24 @@ class PieceQueue:
     def clear(self) -> None:
         """Let go of everything that waits."""
         with self._changed:
+            self._left = _first_commit(self._items) or self._left
             self._items.clear()
             self._bytes = 0
             self._changed.notify_all()
+
+    def drop(self) -> None:
+        """What was in hand is not written, and must come again."""
+        with self._changed:
+            self._left, self._in_hand = _first_commit(self._in_hand) or self._left, ()
 
     def wake(self) -> None:
         """Make a waiting `take` return."""
         with self._changed:
             self._changed.notify_all()
+
+
+def _first_commit(items: Iterable[Piece | Idle]) -> datetime | None:
+    return next((item.transaction.origin.commit_time for item in items if isinstance(item, Piece)), None)
 
 
 def _size(item: Piece | Idle) -> int:

@@ -150,6 +150,20 @@ def test_what_the_writer_has_in_hand_waits_like_what_is_queued() -> None:
     assert (queue.oldest, queue.held_seconds, queue.empty) == (NOW + timedelta(seconds=1), 0.0, False)
 
 
+def test_what_was_let_go_of_is_lacked_until_it_comes_again() -> None:
+    queue = PieceQueue(1000)
+    queue.put([piece(1, "1")], 0)
+    queue.take(120, 0)
+    queue.drop()
+    queue.clear()
+    assert (queue.empty, queue.oldest) == (True, NOW)
+    assert (queue.take(120, 0), queue.oldest) == ([], NOW)
+    queue.put([piece(1, "1")], 0)
+    queue.take(120, 0)
+    queue.done()
+    assert (queue.empty, queue.oldest) == (True, None)
+
+
 def test_a_blocked_put_goes_on_when_the_queue_is_cleared() -> None:
     queue = PieceQueue(10)
     queue.put([piece(1, "1")], 0)

@@ -338,6 +338,7 @@ def test_the_lag_of_an_edge_that_failed_is_what_its_target_lacks(source: MemoryS
     end = source.commit(insert(ITEMS, "1", "x"))
     wait_for(lambda: running.report().edges[0].problem, "the edge to have failed")
     assert running.report().edges[0].lag_bytes == end - START
+    assert running.report().edges[0].lag_seconds > 0
 
 
 @pytest.mark.parametrize(
