@@ -6,7 +6,7 @@ Both kinds stand side by side in one sync. In the end each holds every row once,
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -62,6 +62,17 @@ class Files:
             wait_for_equal(lambda kind=kind: self.held(kind), list(range(1, last + 1)), f"all rows in {kind}")  # type: ignore[misc]
 
 
+def wait_until_told(streamer: Streamer, errors: Mapping[str, str], remedy: str) -> None:
+    """Wait until `status` tells these errors of the targets, with the remedy. One that came a little farther is content for a
+    moment."""
+
+    def told() -> dict[str, tuple[bool, bool]]:
+        lines = {line["target"]: (line["error"] or "", line["remedy"] or "") for line in streamer.status()}
+        return {kind: (words in lines[kind][0], remedy in lines[kind][1]) for kind, words in errors.items()}
+
+    wait_for_equal(told, dict.fromkeys(errors, (True, True)), f"status to tell {errors}")
+
+
 @pytest.fixture
 def shop(tmp_path: Path, source15: Database) -> Iterator[Files]:
     source15.execute("CREATE TABLE t (id int PRIMARY KEY, x text)")
@@ -97,10 +108,7 @@ def test_a_file_that_is_moved_away_and_comes_back(shop: Files, kind: str) -> Non
 def test_files_that_cannot_grow_for_a_while(shop: Files) -> None:
     with file_size_limit(150_000, shop.streamer.pid):
         shop.insert(4, 400, size=1000)  # more than two files of SQLite's, itself and its WAL, may hold
-        wait_for(lambda: len(shop.streamer.problems()) == 2, "both targets to be full")
-        told = {line["target"]: (line["error"], line["remedy"]) for line in shop.streamer.status()}
-        for kind, words in {"sqlite": "disk I/O error", "jsonl": "File too large"}.items():
-            assert (words in told[kind][0], "ulimit -f" in told[kind][1]) == (True, True), told
+        wait_until_told(shop.streamer, {"sqlite": "disk I/O error", "jsonl": "File too large"}, "ulimit -f")
         assert 3 < len(shop.held("sqlite")) < 400
     shop.expect_rows(400)
 
@@ -116,10 +124,7 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, source15: Database) -> 
             streamer.command("kick", "shop", "--wait", "30")
             disk.fill()
             source15.execute("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(4, 400) AS n")
-            wait_for(lambda: len(streamer.problems()) == 2, "both targets to be full")
-            told = {line["target"]: (line["error"], line["remedy"]) for line in streamer.status()}
-            for kind, words in {"sqlite": "database or disk is full", "jsonl": "No space left on device"}.items():
-                assert (words in told[kind][0], "make room" in told[kind][1]) == (True, True), told
+            wait_until_told(streamer, {"sqlite": "database or disk is full", "jsonl": "No space left on device"}, "make room")
             disk.relieve()
             wait_for(lambda: not streamer.problems(), "the daemon to be content")
             streamer.command("kick", "shop", "--wait", "30")
