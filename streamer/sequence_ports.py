@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from streamer.model import TableName
-
-STATEMENT_TIMEOUT: Final = "SET statement_timeout = '5s'"
-"""For the sessions of both ends: rows wait meanwhile, and whoever has locked a sequence may be waiting for the rows."""
 
 
 @dataclass(frozen=True, slots=True)

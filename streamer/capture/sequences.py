@@ -10,8 +10,7 @@ https://www.postgresql.org/docs/current/sql-createsequence.html
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,8 +18,9 @@ from psycopg import sql
 
 from streamer.errors import SourceError
 from streamer.model import TableName
-from streamer.sequence_ports import STATEMENT_TIMEOUT, SequenceState
-from streamer.session import Connection, connect, reported, version
+from streamer.sequence_ports import SequenceState
+from streamer.sequence_session import SequenceSession
+from streamer.session import Connection, version
 
 PG_SEQUENCE: Final = 100000  # the catalog pg_sequence, and identity columns: version 10
 AT_ONCE: Final = 200
@@ -96,14 +96,12 @@ ORDER BY 1, 2, 4, 5
 """
 
 
-class SequenceReader:
+class SequenceReader(SequenceSession):
     """Implements ports.SequenceSource for one sync on one node."""
 
     def __init__(self, node: str, url: str, selection: Selection) -> None:
-        self._node = node
-        self._url = url
+        super().__init__(node, url)
         self._selection = selection
-        self._connection: Connection | None = None
 
     def read(self) -> list[SequenceState]:
         """Return how far the sequences are."""
@@ -113,20 +111,6 @@ class SequenceReader:
                 if not sequence.readable:
                     raise denied(self._node, sequence.name, connection.info.user)
             return read_states(connection, [sequence.name for sequence in found])
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with reported(self._node):
-            if self._connection is None:
-                self._connection = connect(self._node, self._url, application="streamer sequences")
-                self._connection.execute(STATEMENT_TIMEOUT)
-            yield self._connection
-
-    def close(self) -> None:
-        """Disconnect."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
 
 def denied(node: str, sequence: TableName, role: str) -> SourceError:

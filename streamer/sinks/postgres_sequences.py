@@ -9,7 +9,6 @@ https://www.postgresql.org/docs/current/functions-sequence.html
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -17,8 +16,9 @@ from psycopg import sql
 
 from streamer.errors import TargetError
 from streamer.model import TableName
-from streamer.sequence_ports import STATEMENT_TIMEOUT, SequenceState
-from streamer.session import Connection, connect, reason_of, reported
+from streamer.sequence_ports import SequenceState
+from streamer.sequence_session import SequenceSession
+from streamer.session import Connection, reason_of
 from streamer.sinks.postgres_table import quote, quoted
 
 AT_ONCE: Final = 200
@@ -43,13 +43,8 @@ def grant(name: TableName, role: str) -> str:
     return f"GRANT SELECT, UPDATE ON SEQUENCE {quoted(name)} TO {quote(role)}"
 
 
-class SequenceWriter:
+class SequenceWriter(SequenceSession):
     """Implements ports.SequenceTarget for one node."""
-
-    def __init__(self, node: str, url: str) -> None:
-        self._node = node
-        self._url = url
-        self._connection: Connection | None = None
 
     def advance(self, states: Sequence[SequenceState]) -> int:
         """Set the sequences that are behind."""
@@ -77,20 +72,6 @@ class SequenceWriter:
             for i, last, called in rows:
                 if SequenceState(some[i].name, last, called, some[i].increment).is_behind(some[i]):
                     yield some[i]
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with reported(self._node):
-            if self._connection is None:
-                self._connection = connect(self._node, self._url, application="streamer sequences")
-                self._connection.execute(STATEMENT_TIMEOUT)
-            yield self._connection
-
-    def close(self) -> None:
-        """Disconnect."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
     def _missing(self, name: TableName) -> TargetError:
         return TargetError(f'sequence "{name}" does not exist on "{self._node}"', "run: streamer setup, which creates it")

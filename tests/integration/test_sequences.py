@@ -6,10 +6,10 @@ from contextlib import closing
 
 import pytest
 
+from streamer import sequence_session
 from streamer.admin.check import check
 from streamer.admin.findings import Severity
 from streamer.admin.setup import setup
-from streamer.capture import sequences
 from streamer.capture.sequences import Selection as Sequences
 from streamer.capture.sequences import SequenceReader, definition
 from streamer.config import Config
@@ -132,7 +132,7 @@ def test_a_sequence_that_somebody_has_locked_on_the_source_does_not_stop_the_row
     shop: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = shop
-    monkeypatch.setattr(sequences, "STATEMENT_TIMEOUT", "SET statement_timeout = '100ms'")
+    monkeypatch.setattr(sequence_session, "STATEMENT_TIMEOUT", "SET statement_timeout = '100ms'")
     config = config_for(source, target.url)
     setup(config, None, lambda line: None)
     assert run_once(config).problem is None

@@ -24,6 +24,7 @@ LAYERS = (
         "ports",
         "post_data",
         "sequence_ports",
+        "sequence_session",
         "config",
         "node_config",
         "http_config",
