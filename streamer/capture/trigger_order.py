@@ -62,11 +62,13 @@ def transactions(batch: Batch, *, masters: bool) -> str:
 
 
 def truncates(batch: Batch) -> str:
-    """Return the query for the relations that were truncated, and the transaction that did so last."""
-    newest = "SELECT relation, max(ARRAY[id, txid, dropped]) AS newest"
+    """Return the query for the truncates: relation, txid, id, whether the batch has it, and whether it was made here. Those after
+    the batch are among them: what they removed is not there any more.
+    """
+    own = "NOT EXISTS (SELECT 1 FROM streamer.delta_tag AS g WHERE g.txid = x.txid)"
     return (
-        f"SELECT relation::bigint, newest[2] FROM ({newest} FROM ({_deltas(batch)}) AS x WHERE kind = 't' GROUP BY relation) AS n "
-        f"WHERE newest[3] = 0 AND {_visible(batch, 'newest[2]')}"
+        f"SELECT relation::bigint, txid, id, {_visible(batch)}, {own} "
+        f"FROM ({_deltas(batch)}) AS x WHERE kind = 't' AND dropped = 0 ORDER BY id"
     )
 
 

@@ -47,8 +47,17 @@ class Share(NamedTuple):
     table: DeltaTable
     #: how many deltas
     deltas: int
-    #: the id of the last truncate
+    #: the id of the last truncate, whoever made it
     truncated: int | None
+
+
+class _Truncates(NamedTuple):
+    """The truncates of our tables."""
+
+    #: those of the batch, by the transaction
+    told: dict[str, list[Change]]
+    #: the id of the last that was made here
+    own: dict[TableName, int]
 
 
 class _Tag(NamedTuple):
@@ -110,9 +119,9 @@ class TransactionReader:
         tags = [_Tag(int(last or 0), *map(str, rest)) for last, *rest in cells(result)]
         batch = replace(batch, carried={(tag.origin, tag.source) for tag in tags if self._carries(tag)})
         applied = Applied(seen, ((tag.last, tag.origin, datetime.fromisoformat(tag.time)) for tag in tags if self._hears(tag)))
-        cursors = yield from self._declare(batch, shares)
-        truncated = yield from self._truncated(batch)
-        yield from self._merge(batch, cursors, truncated, applied, skip, late=late and self._interest.by_transaction)
+        truncates = yield from self._truncates(batch)
+        cursors = yield from self._declare(batch, shares, truncates.own)
+        yield from self._merge(batch, cursors, truncates.told, applied, skip, late=late and self._interest.by_transaction)
         end = position_of(batch.end)
         if self._held is None:
             yield Idle(end, urgent=False, seen=applied.all())
@@ -130,8 +139,9 @@ class TransactionReader:
 
     # -- what is in the batch ----------------------------------------------------------------------------------------------------
 
-    def _declare(self, batch: Batch, shares: Sequence[Share]) -> Generator[None, None, list[_Cursor]]:
-        """Open the cursors."""
+    def _declare(self, batch: Batch, shares: Sequence[Share], own: Mapping[TableName, int]) -> Generator[None, None, list[_Cursor]]:
+        """Open the cursors. Where several nodes write, a truncate that came from elsewhere hides nothing that was written before
+        it: it does not know of that, and what was written here may be the later one."""
         cursors: list[_Cursor] = []
         texts = ["SET LOCAL cursor_tuple_fraction = 1", _declaration(_TRANSACTIONS, order.transactions(batch, masters=self.always))]
         if self._interest.by_transaction and self._tables.removals is not None:
@@ -139,7 +149,8 @@ class TransactionReader:
             cursors.append(_Cursor("streamer_removals", _removal, CHANGE_BYTES))
         for number, (table, deltas, truncated) in enumerate(shares):
             name = f"streamer_{number}"
-            settings, query = order.rows(batch, table, truncated, deltas, masters=self.always)
+            after = own.get(table.table) if self.always else truncated
+            settings, query = order.rows(batch, table, after, deltas, masters=self.always)
             texts += [settings, _declaration(name, query)]
             cursors.append(_Cursor(name, _changes_of(table.relation), row_bytes(table.relation)))
         yield from self._statements.run("; ".join(texts))
@@ -147,14 +158,18 @@ class TransactionReader:
             yield from self._fill(cursor)
         return cursors
 
-    def _truncated(self, batch: Batch) -> Generator[None, None, dict[str, list[Change]]]:
-        """The truncates of our tables, by the transaction."""
+    def _truncates(self, batch: Batch) -> Generator[None, None, _Truncates]:
         (result,) = yield from self._statements.run(order.truncates(batch))
         found: dict[str, dict[TableName, Change]] = {}
-        for relation, txid in cells(result):
-            if (table := self._tables.of(int(relation or 0))) is not None:
+        last: dict[TableName, int] = {}
+        for relation, txid, id_, told, own in cells(result):
+            if (table := self._tables.of(int(relation or 0))) is None:
+                continue
+            if told == "t":
                 found.setdefault(str(txid), {})[table.table] = (Kind.TRUNCATE, table.relation, None, None)
-        return {txid: list(changes.values()) for txid, changes in found.items()}
+            if own == "t":
+                last[table.table] = int(id_ or 0)
+        return _Truncates({txid: list(changes.values()) for txid, changes in found.items()}, last)
 
     def _fill(self, cursor: _Cursor) -> Generator[None]:
         """Fetch more of a cursor, if there is nothing left of what was fetched."""

@@ -158,6 +158,24 @@ def test_a_truncate_comes_at_its_place_and_what_it_removed_does_not(node: Databa
     assert [of.short for of in read(source_of(node), START)] == ["iu1", "tt", "it1"]
 
 
+def test_what_was_deleted_before_a_truncate_from_elsewhere_came_is_told(node: Database) -> None:
+    """That truncate may be the older one by the clocks, and leave a row of a third node that the delete must hit."""
+    node.execute("INSERT INTO t VALUES (1, 'old'), (2, 'old')")
+    source = source_of(node)
+    at = read(source, START)[-1].end
+    node.execute("DELETE FROM t WHERE id = 1")
+    tag(node, "b", "2026-01-01 10:00:00Z", "TRUNCATE t")
+    node.execute("INSERT INTO t VALUES (3, 'new')")
+    assert [of.short for of in read(source, at)] == ["dt1", "it3"]
+
+
+def test_a_truncate_is_told_though_another_one_came_from_elsewhere_after_it(node: Database) -> None:
+    node.execute("INSERT INTO t VALUES (1, 'gone')")
+    node.execute("TRUNCATE t")
+    tag(node, "b", "2026-01-01 10:00:00Z", "TRUNCATE t")
+    assert [of.short for of in read(source_of(node), START)] == ["tt"]
+
+
 def test_what_others_made_is_not_told_and_was_seen_by_what_came_after_it(node: Database) -> None:
     node.execute("INSERT INTO t VALUES (1, 'mine')")
     tag(node, "b", "2026-01-01 10:00:00Z", "INSERT INTO t VALUES (2, 'b')")
