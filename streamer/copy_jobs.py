@@ -18,7 +18,7 @@ import structlog
 
 from streamer.copy_report import CopyReport, CopyTotals
 from streamer.copy_work import Work, ranges_of, rows_of_a_range
-from streamer.errors import ApplyError
+from streamer.errors import ApplyError, ConnectError, SourceError, TargetError
 from streamer.key_ranges import CopyAnew, consecutive, gaps
 from streamer.model import LSN, CopiedRange, EdgeName, KeyRange, TableName
 from streamer.ports import CopyTable, RangeLoader, Sink, Snapshot, Start
@@ -26,6 +26,8 @@ from streamer.workers import BrokenOff, Workers
 
 RANGE_ROWS: Final = 500_000
 """Rows of a range. A smaller one would be sooner done again, but reading many takes longer than reading few."""
+_OF_THE_SERVER: Final = ("08", "53", "57")
+"""Classes of errors: connection, resources, and what somebody has broken off."""
 TELL_SECONDS: Final = 30.0
 """How often the log tells how far a copy is."""
 
@@ -255,6 +257,8 @@ class _Attempt:
                 if work.before and error.message not in self._jobs.refusals:
                     raise CopyAnew(table.table, error.message) from error
                 self._jobs.refusals.add(error.message)
+            if (named := _named(error, table.table)) is not None:
+                raise named from error
             raise
         with self._line:
             del work.open[part]
@@ -284,3 +288,13 @@ class _Attempt:
         work.done, work.ended = True, time.monotonic()
         self._jobs.log.info("copy_done", table=str(table.table), rows=work.rows_there)
         self._done(table, work.rows_there)
+
+
+def _named(error: BaseException, table: TableName) -> BaseException | None:
+    """The error with the name of the table; None if it has that already, or is about the connection or the server as a whole."""
+    if not isinstance(error, ConnectError | SourceError | TargetError) or str(table) in error.message:
+        return None
+    answer = getattr(error.__cause__, "sqlstate", None)  # of a server of PostgreSQL's: others tell TargetError where they refuse
+    if isinstance(error, ConnectError) and (answer is None or answer[:2] in _OF_THE_SERVER):
+        return None
+    return type(error)(f'copy of table "{table}": {error.message}', error.hint)

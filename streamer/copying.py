@@ -23,7 +23,7 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from streamer.copy_jobs import RANGE_ROWS, CopyJobs
-from streamer.errors import SlotError, no_longer_carried, start_over
+from streamer.errors import SlotError, no_longer_captured, no_longer_carried, start_over
 from streamer.full_copies import FullCopies
 from streamer.joining import Joining, Settled, settled
 from streamer.key_ranges import CopyAnew
@@ -350,6 +350,8 @@ class InitialCopy:
         if progress.copied.get(table.table):
             if table.carried:
                 return False
+            if table.by_triggers:
+                raise no_longer_captured(table.table, self._edge.source)
             raise no_longer_carried(table.table, progress.slot.slot)
         return self._is_there(table, sink, progress)
 

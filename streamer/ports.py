@@ -140,6 +140,8 @@ class CopyTable:
     rows: int
     #: whether the stream carries its changes: a table made after `setup` is selected, but not yet carried
     carried: bool = True
+    #: whether triggers capture its changes
+    by_triggers: bool = False
     #: the columns of the replica identity; none if it is FULL, or there is none
     key: tuple[str, ...] = ()
     #: a condition in SQL that the rows to copy fulfil; empty: all

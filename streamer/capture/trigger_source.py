@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 import psycopg
@@ -90,7 +91,8 @@ class TriggerSource:
             wanted, whole = keys.divided(tables, self._interest)
             keys.require(self._node, [t for t in tables if t.table not in whole], self._interest.keys)
             carried = TriggerTables(connection, self._node, self._sync, self._interest).names
-        return [copied_table(t, carried=t.table in carried, whole=t.table in whole, key=wanted.get(t.table, ())) for t in tables]
+        made = (copied_table(t, carried=t.table in carried, whole=t.table in whole, key=wanted.get(t.table, ())) for t in tables)
+        return [replace(table, by_triggers=True) for table in made]
 
     @contextmanager
     def read_from(self, places: Sequence[Place]) -> Iterator[TriggerReader]:

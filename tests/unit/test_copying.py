@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from streamer.copying import InitialCopy, Policy, prepare
-from streamer.errors import ConnectError, SchemaError, SourceError, StreamerError
+from streamer.errors import ConnectError, SchemaError, SourceError, StreamerError, TargetError
 from streamer.model import LSN, EdgeName, KeyRange, SlotIdentity, TableName
 from streamer.ports import CopyTable, Held, Progress
 from streamer.workers import BrokenOff
@@ -71,6 +71,19 @@ def test_a_copy_that_fails_leaves_nothing_and_is_made_again() -> None:
     assert target.progress[EDGE].copied == {}
     join(source, target)
     assert ids(target, FIRST.table) == ["1"]
+
+
+def test_what_a_target_refuses_of_a_copy_is_told_with_the_table_and_a_lost_connection_is_not() -> None:
+    source, target = MemorySource([FIRST]), database(FIRST)
+    for error, told in (
+        (TargetError("edge shop a->b refuses: no", "cure it"), 'copy of table "public.first": edge shop a->b refuses: no; cure it'),
+        (TargetError('table "public.first" is full'), 'table "public.first" is full'),
+        (ConnectError('node "b" is gone'), 'node "b" is gone'),
+    ):
+        target.fail_next("load", error)
+        with pytest.raises(type(error)) as raised:
+            join(source, target)
+        assert str(raised.value) == told
 
 
 def test_what_was_copied_before_another_table_failed_is_kept_with_its_own_position() -> None:
@@ -143,6 +156,13 @@ def test_a_table_that_the_stream_no_longer_carries_is_an_error() -> None:
     join(MemorySource([FIRST]), target)
     with pytest.raises(SourceError, match=r'"public.first" is no longer in the publication of slot "streamer_shop_a"'):
         join(MemorySource([replace(FIRST, carried=False)]), target)
+
+
+def test_a_table_whose_triggers_are_gone_when_the_stream_is_restarted_is_not_said_to_lack_a_publication() -> None:
+    target = database(FIRST)
+    join(MemorySource([FIRST]), target)
+    with pytest.raises(SourceError, match=r'the triggers of table "public.first" on "a" are gone or disabled'):
+        join(MemorySource([replace(FIRST, carried=False, by_triggers=True)]), target)
 
 
 def test_a_table_that_the_sync_selects_no_longer_is_forgotten() -> None:
