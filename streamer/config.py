@@ -379,6 +379,8 @@ def _expand(text: str, environ: Mapping[str, str], key: str) -> str:
             raise ConfigError(f"{key}: environment variable {match[1]} is not set", f"export {match[1]}=…")
         return environ[match[1]]
 
+    if re.search(r"\$\{[^}]*$", text):  # without the text, which may hold a password
+        raise ConfigError(f'{key}: "${{" is not closed', "write ${NAME}; a value that has a ${ itself goes into a variable")
     return re.sub(r"\$\{([^}]*)\}", value, text)
 
 

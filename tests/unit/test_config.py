@@ -258,6 +258,18 @@ def test_a_variable_that_is_not_set(write: Callable[[str], Path], name: str) -> 
     assert said == f"nodes.a.url: environment variable {name} is not set; export {name}=…".replace("  ", " ")
 
 
+@pytest.mark.parametrize("url", ["postgresql://u:${SHOP_PASSWORD@db1/shop", "postgresql://${USER}:secret${@db1/shop"])
+def test_a_variable_whose_brace_is_not_closed_is_not_taken_literally(write: Callable[[str], Path], url: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load(write(with_url(url)), {"USER": "u"})
+    assert str(told.value) == 'nodes.a.url: "${" is not closed; write ${NAME}; a value that has a ${ itself goes into a variable'
+
+
+def test_a_value_of_the_environment_may_hold_anything(write: Callable[[str], Path]) -> None:
+    config = load(write(with_url("postgresql://u:${SHOP_PASSWORD}@db1/shop")), {"SHOP_PASSWORD": "a${b"})
+    assert config.nodes["a"].url == "postgresql://u:a${b@db1/shop"
+
+
 def test_the_token_comes_from_the_environment_and_is_not_shown(write: Callable[[str], Path]) -> None:
     path = write(NODES + SYNC + '[http]\nlisten = "0.0.0.0:9851"\ntoken = "${TOKEN}"')
     http = load(path, {"TOKEN": "correct-horse-battery"}).http
