@@ -222,6 +222,12 @@ class Node(BaseModel):
         return url
 
     @model_validator(mode="after")
+    def _capture_of_sources(self) -> Self:
+        if self.capture != "auto" and self.kind not in SOURCE_KINDS:
+            raise ValueError(f"capture means something for a PostgreSQL node only, and this one is {self.kind}; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _schemas_of_mysql(self) -> Self:
         if self.schemas != "prefix" and self.kind != "mysql":
             raise ValueError(f"schemas means something for a MySQL or MariaDB node only, and this one is {self.kind}")

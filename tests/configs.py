@@ -16,7 +16,7 @@ from tests.servers import free_port
 def make_config(
     nodes: Mapping[str, str], *, capture: str = "auto", syncs: Mapping[str, Any] | None = None, **sync: object
 ) -> Config:
-    """A config over these urls; `capture` is that of every node, `sync` are keys of the one sync, `syncs` takes its place."""
+    """A config over these urls; `capture` is that of every source, `sync` are keys of the one sync, `syncs` takes its place."""
     return checked(document(nodes, capture=capture, syncs=syncs, **sync))
 
 
@@ -27,10 +27,14 @@ def document(
     source, *targets = nodes
     shop = {"sources": [source], "targets": targets, "tables": ["*.*"]} | sync
     return {
-        "nodes": {name: {"url": reached(url), "capture": capture} for name, url in nodes.items()},
+        "nodes": {name: _node(reached(url), capture) for name, url in nodes.items()},
         "syncs": syncs or {"shop": shop},
         "http": {"listen": f"127.0.0.1:{free_port()}"},
     }
+
+
+def _node(url: str, capture: str) -> dict[str, Any]:
+    return {"url": url, "capture": capture} if url.startswith("postgres") else {"url": url}
 
 
 def checked(values: Mapping[str, Any]) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from streamer.node_config import MysqlAddress, Node
 
@@ -109,3 +110,9 @@ def test_problem(url: str, message: str) -> None:
     said = str(caught.value.errors(include_input=False, include_url=False)[0]["msg"])  # type: ignore[attr-defined]
     assert said.startswith(f"Value error, {message}")
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(("url", "kind"), [("sqlite:///x", "sqlite"), ("mysql://u@h/x", "mysql"), ("jsonl:-", "jsonl")])
+def test_capture_of_a_node_that_is_never_read_is_refused(url: str, kind: str) -> None:
+    with pytest.raises(ValidationError, match=f"capture means something for a PostgreSQL node only, and this one is {kind}"):
+        Node(url=url, capture="trigger")
