@@ -26,6 +26,7 @@ def load(path: Path) -> Config:
     """Return the config in a file, if it makes sense. Raises ConfigError."""
     config = config_module.load(path)
     topology.check(config)
+    topology.check_urls(config)
     return config
 
 

@@ -14,12 +14,13 @@ import fnmatch
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
-from itertools import product
+from itertools import combinations, product
 from typing import TypeAlias
 
 from streamer.config import Config, Sync
 from streamer.errors import ConfigError
 from streamer.model import EdgeName, TableName
+from streamer.node_config import Node
 from streamer.patterns import literal, prefix
 from streamer.router import forwards
 
@@ -34,6 +35,24 @@ def check(config: Config) -> None:
     topology = _Topology(config)
     for origin in config.nodes:
         topology.travel(origin)
+
+
+def check_urls(config: Config) -> None:
+    """Raise ConfigError if two nodes of a sync are one database by their urls alone: whether others are, only servers can tell."""
+    for name, sync in config.syncs.items():
+        for one, other in combinations((*sync.sources, *sync.targets), 2):
+            if config.nodes[one].kind != "jsonl" and _address(config.nodes[one]) == _address(config.nodes[other]):
+                raise ConfigError(
+                    f'sync "{name}": nodes "{one}" and "{other}" are the same database',
+                    f"correct nodes.{one}.url or nodes.{other}.url",
+                )
+
+
+def _address(node: Node) -> tuple[str, str]:
+    """What is the same only for urls of one database: without the role, unless it says which database is meant."""
+    place = node.url.partition("://")[2]
+    bare = place.rpartition("@")[2]
+    return node.kind, bare if re.search("/[^?]", bare) else place
 
 
 class _Topology:
