@@ -21,7 +21,7 @@ from streamer.errors import SchemaError
 from streamer.model import EdgeName, TableDefinition, TableName
 from streamer.node_config import Node
 from streamer.sinks.mysql_ddl import OWN_TABLES, Names, create_table
-from streamer.sinks.mysql_session import Connection, code_of, connect, failing
+from streamer.sinks.mysql_session import Connection, code_of, connect, failing, failure, is_lost
 from streamer.sinks.mysql_table import inspect
 from streamer.sinks.mysql_types import Engine
 
@@ -31,6 +31,9 @@ _HAS: Final = "SELECT 1 FROM information_schema.tables WHERE table_schema = %s A
 _EDGE: Final = "sync = %s AND source = %s AND target = %s"
 _KEYLESS: Final = (1173, 3750)
 """Errors of MariaDB and MySQL for a table that would have no primary key."""
+_TOO_LARGE: Final = (1071, 1117, 1118)
+"""Errors for a key, a number of columns and a row that InnoDB does not hold."""
+_SMALLER: Final = "exclude the table, name the columns that are to travel (columns), or make it there with smaller types: streamer ddl prints its SQL"
 _AGAIN: Final = "when that is cured, run the command again"
 
 
@@ -84,13 +87,19 @@ class MysqlDatabase:
             for statement in creation:
                 connection.run(statement)
         except pymysql.MySQLError as error:
-            if code_of(error) not in _KEYLESS:
+            if is_lost(error):
                 raise
+            if code_of(error) not in _KEYLESS:
+                raise self._refused(table, error) from error
             setting = check_mysql.wants_keys(connection)
             raise SchemaError(
                 f'node "{self._node}" makes no table without a primary key ({setting}), and "{table}" has none',
                 check_mysql.KEYLESS_REMEDY.format(setting),
             ) from error
+
+    def _refused(self, table: TableName, error: pymysql.MySQLError) -> SchemaError:
+        told = failure(self._node, self._address, error, _SMALLER if code_of(error) in _TOO_LARGE else _AGAIN)
+        return SchemaError(f'table "{table}" is refused: {told.message}', told.hint)
 
     def statements(self, definitions: Sequence[TableDefinition]) -> list[str]:
         """Return what makes the tables on this server: MySQL and MariaDB differ."""
