@@ -33,7 +33,7 @@ _KEYLESS: Final = (1173, 3750)
 """Errors of MariaDB and MySQL for a table that would have no primary key."""
 _TOO_LARGE: Final = (1071, 1117, 1118)
 """Errors for a key, a number of columns and a row that InnoDB does not hold."""
-_SMALLER: Final = "exclude the table, name the columns that are to travel (columns), or make it there with smaller types: streamer ddl prints its SQL"
+_SMALLER: Final = "exclude it, name the columns that are to travel (columns), or make it there with smaller types: see streamer ddl"
 _AGAIN: Final = "when that is cured, run the command again"
 
 

@@ -7,6 +7,7 @@ publication or table made after the slot does not exist for changes that the slo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import psycopg
@@ -22,7 +23,7 @@ from streamer.capture import publication
 from streamer.capture.catalog import read_tables
 from streamer.capture.diagnose import Diagnosis
 from streamer.config import OWN_SCHEMA, Config, slot_name
-from streamer.errors import SlotError, SourceError, UsageError
+from streamer.errors import SlotError, SourceError, StreamerError, UsageError
 from streamer.node_config import choose_capture
 from streamer.session import Connection, version
 
@@ -37,29 +38,61 @@ PATIENCE_SECONDS: Final = 60
 
 def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> None:
     """Set up all syncs, or only one, telling each step; with `fix`, alter tables where a sync demands it. Raises StreamerError."""
-    for sync in chosen_syncs(config, only):
-        _require_tables(config, sync)
-        refuse_same(config, sync)
-        settings = config.syncs[sync]
-        servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
-        for node in servers:
-            install(config, node, say)
-        for source in settings.sources:
-            for target in config.targets(sync, source):
+    waiting = chosen_syncs(config, only)
+    while waiting:
+        try:
+            _set_up(config, waiting.pop(0), say, fix=fix)
+        except StreamerError:
+            if waiting:
+                say(f"not begun: sync {_named(waiting)}")
+            raise
+
+
+def _set_up(config: Config, sync: str, say: Say, *, fix: bool) -> None:
+    """Set up one sync."""
+    _require_tables(config, sync)
+    refuse_same(config, sync)
+    settings = config.syncs[sync]
+    servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
+    for node in servers:
+        install(config, node, say)
+    _make_targets(config, sync, say)
+    for node in servers if settings.multi_master else ():
+        with session(config, node) as connection:
+            connection.execute(_MEMBER, {"sync": sync, "node": node})
+    for source in settings.sources if settings.multi_master else ():
+        carry_old_rows(config, sync, source, fix=fix, say=say)
+    for source in settings.sources:
+        carry_filtered_rows(config, sync, source, fix=fix, say=say)
+    for node in servers:
+        keep_keys(config, node, say)
+    for source in settings.sources:
+        with session(config, source) as connection:
+            StreamSetup(connection, config, sync, source, say).prepare()
+
+
+def _make_targets(config: Config, sync: str, say: Say) -> None:
+    """Make tables and sequences on the targets. One that refuses does not keep the others from getting theirs, but no slot is made
+    then, which would keep WAL for it. Raises the first error; others are told."""
+    failed: dict[str, StreamerError] = {}
+    for source in config.syncs[sync].sources:
+        for target in config.targets(sync, source):
+            try:
                 create_missing(config, sync, source, target, say)
                 create_sequences(config, sync, source, target, say)
-        for node in servers if settings.multi_master else ():
-            with session(config, node) as connection:
-                connection.execute(_MEMBER, {"sync": sync, "node": node})
-        for source in settings.sources if settings.multi_master else ():
-            carry_old_rows(config, sync, source, fix=fix, say=say)
-        for source in settings.sources:
-            carry_filtered_rows(config, sync, source, fix=fix, say=say)
-        for node in servers:
-            keep_keys(config, node, say)
-        for source in settings.sources:
-            with session(config, source) as connection:
-                StreamSetup(connection, config, sync, source, say).prepare()
+            except StreamerError as error:
+                failed.setdefault(target, error)
+    if not failed:
+        return
+    first, *others = dict.fromkeys(map(str, failed.values()))
+    for told in others:
+        say(f"failed: {told}")
+    say(f'sync "{sync}": not finished; cure what failed on {_named(failed)}, then run setup again')
+    raise next(error for error in failed.values() if str(error) == first)
+
+
+def _named(things: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in things)
 
 
 def _require_tables(config: Config, sync: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 import pytest
 
@@ -370,3 +372,21 @@ def test_a_url_that_was_copied_and_not_corrected_is_refused_before_anything_is_m
         run_setup(config)
     assert source15.query("SELECT count(*) FROM pg_namespace WHERE nspname = 'streamer'") == [(0,)]
     assert source15.query("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == [(0,)]
+
+
+def test_a_target_that_refuses_does_not_keep_others_from_getting_their_tables_and_what_is_left_is_told(
+    source15: Database, target18: Database, tmp_path: Path
+) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    (tmp_path / "x").write_text("no database")
+    syncs = {
+        "shop": {"sources": ["a"], "targets": ["s", "b"], "tables": ["t"]},
+        "more": {"sources": ["a"], "targets": ["b"], "tables": ["u"]},
+    }
+    config = make_config({"a": source15.url, "b": target18.url, "s": f"sqlite:///{tmp_path}/x"}, syncs=syncs)
+    said: list[str] = []
+    with pytest.raises(StreamerError, match='node "s"'):
+        setup(config, None, said.append)
+    assert target18.query("SELECT 1 FROM t") == []
+    assert source15.query("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()") == []
+    assert said[-2:] == ['sync "shop": not finished; cure what failed on "s", then run setup again', 'not begun: sync "more"']
