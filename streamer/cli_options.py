@@ -11,6 +11,7 @@ import typer
 
 from streamer import config as config_module
 from streamer import topology
+from streamer.admin.printing import printable
 from streamer.config import Config
 from streamer.errors import StreamerError
 
@@ -31,15 +32,15 @@ def load(path: Path) -> Config:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
+    """Print a line at once; names may hold anything."""
+    print(printable(line), flush=True)
 
 
 def asking(question: str, yes: bool) -> Callable[[Sequence[str]], bool]:
     """Return what shows a person what will happen, and asks."""
 
     def confirm(lines: Sequence[str]) -> bool:
-        print(*lines, sep="\n")
+        print(*map(printable, lines), sep="\n")
         return yes or typer.confirm(question)
 
     return confirm

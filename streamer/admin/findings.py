@@ -14,7 +14,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from streamer.admin.printing import counted, on_terminal
+from streamer.admin.printing import counted, on_terminal, printable
 
 
 class Severity(enum.StrEnum):
@@ -75,7 +75,7 @@ def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
         if on_terminal():
             _show(f)
         else:
-            print(f"{f.severity}: {f.object}: {f.reason}" + (f"; {f.remedy}" if f.remedy else ""))
+            print(printable(f"{f.severity}: {f.object}: {f.reason}" + (f"; {f.remedy}" if f.remedy else "")))
     counts = Counter(f.severity for f in findings)
     print(f"{counted(counts[Severity.ERROR], 'error')}, {counted(counts[Severity.WARNING], 'warning')}")
 
@@ -85,6 +85,7 @@ _COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Sever
 
 def _show(finding: Finding) -> None:
     console = Console(soft_wrap=True)
-    console.print(Text.assemble((finding.severity, _COLOURS[finding.severity]), f": {finding.object}: {finding.reason}"))
+    told = printable(f": {finding.object}: {finding.reason}")
+    console.print(Text.assemble((finding.severity, _COLOURS[finding.severity]), told))
     if finding.remedy:
-        console.print(Text(f"    {finding.remedy}"))
+        console.print(Text(f"    {printable(finding.remedy)}"))

@@ -35,6 +35,7 @@ def print_table(
 
     `spare` are headers that can be left out, the first first; with `side_by_side` cells stay in one line, even if it breaks words.
     """
+    rows = [list(map(printable, row)) for row in rows]
     if on_terminal():
         _draw(Console(), [[header, *(row[i] for row in rows)] for i, header in enumerate(headers)], spare, side_by_side)
         return

@@ -7,6 +7,8 @@ from __future__ import annotations
 import pytest
 
 from streamer.admin import printing
+from streamer.admin.findings import ok, print_findings
+from streamer.cli_options import say
 
 HEADERS = ("sync", "state", "last applied", "copied")
 ROWS = [
@@ -84,3 +86,17 @@ def test_elsewhere_lines_are_plain_and_whole(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setenv("COLUMNS", "20")
     printing.print_table(("a", "b"), [["1", "x y"]], spare=("b",))
     assert capsys.readouterr().out == "a  b\n1  x y\n"
+
+
+def test_a_name_with_a_newline_breaks_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.print_table(("table", "rows"), [["public.two\nlines", "1"]])
+    print_findings([ok('table "public.two\nlines"', "is there")], as_json=False)
+    say('b: created table public."two\nlines"')
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [
+        "table              rows",
+        "public.two\\nlines  1",
+        'ok: table "public.two\\nlines": is there',
+        "0 errors, 0 warnings",
+        'b: created table public."two\\nlines"',
+    ]
