@@ -15,9 +15,10 @@ import psycopg
 from streamer.admin import check_multi_master, check_shapes, check_triggers, installation
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
 from streamer.admin.check_rest import judge_rest
+from streamer.admin.check_selection import judge_selection, relations
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
 from streamer.admin.check_server import OLDEST_MASTER, OLDEST_SOURCE, Needs, Server, judge_server, read_server
-from streamer.admin.check_tables import Capture, check_source_rights, judge_selection, judge_source_table
+from streamer.admin.check_tables import Capture, check_source_rights, judge_source_table
 from streamer.admin.check_target import judge_target_table, read_target_table
 from streamer.admin.findings import Finding, Severity, error, ok, warning
 from streamer.admin.foreign import target_of
@@ -156,7 +157,8 @@ class _Check:
         self.findings.append(ok(f'node "{source}"', f"captures with {plugin}: {why}"))
         tables = read_tables(connection, settings.selects)
         followed = find_sequences(connection, selection(settings)) if settings.sequences else []
-        self.findings += judge_selection(sync, settings, source, tables, [sequence.name for sequence in followed])
+        sequences = [sequence.name for sequence in followed]
+        self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection))
         capture = Capture(source, version(connection), plugin, plugin != TRIGGER and self._try(sync, source, plugin).loses_nan)
         for table in tables:
             if settings.captures(table.table):

@@ -5,41 +5,19 @@ https://www.postgresql.org/docs/current/logical-replication-restrictions.html
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamer.admin.findings import Finding, error, ok, warning
+from streamer.admin.findings import Finding, error, warning
 from streamer.capture.catalog import SourceTable
 from streamer.capture.publication import VIA_ROOT
-from streamer.config import Sync
 from streamer.model import Identity, TableName
 from streamer.session import Connection, version
 from streamer.sinks.postgres_table import quote, quoted
 
 ROW_SECURITY: Final = 90500
 NUMBERS: Final = (700, 701, 1700)  # float4, float8, numeric
-
-
-def judge_selection(
-    name: str, sync: Sync, source: str, tables: Sequence[SourceTable], sequences: Sequence[TableName]
-) -> Iterator[Finding]:
-    """Yield patterns that choose nothing; `sequences` are those that the sync keeps in step. Pure."""
-    if not tables:
-        yield error(
-            f'sync "{name}"',
-            f'selects no table on "{source}" (tables = {list(sync.tables)}, exclude = {list(sync.exclude)})',
-            f"correct syncs.{name}.tables; case counts, and a name without a dot means the schema public",
-        )
-        return
-    names = [str(name) for name in (*(t.table for t in tables), *sequences)]
-    for pattern in sync.tables:
-        if not any(fnmatch.fnmatchcase(chosen, pattern) for chosen in names):
-            yield warning(
-                f'sync "{name}"', f'the pattern "{pattern}" chooses no table on "{source}"', f"correct syncs.{name}.tables"
-            )
-    yield ok(f'sync "{name}"', f'selects {len(tables)} table{"" if len(tables) == 1 else "s"} on "{source}"')
 
 
 @dataclass(frozen=True, slots=True)

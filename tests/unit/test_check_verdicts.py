@@ -9,12 +9,11 @@ import pytest
 
 from streamer.admin.check_connection import MARKS, Probe, judge_probes
 from streamer.admin.check_server import INSTEAD, Needs, Server, judge_server, library_names
-from streamer.admin.check_tables import Capture, judge_selection, judge_source_table
+from streamer.admin.check_tables import Capture, judge_source_table
 from streamer.admin.check_target import Missing, TargetColumn, TargetTable, holds, judge_target_table
 from streamer.admin.check_triggers import judge_array_keys
 from streamer.admin.findings import Finding
 from streamer.capture.catalog import SourceTable
-from streamer.config import Sync
 from streamer.model import ColumnDefinition, Identity, TableDefinition, TableName
 
 GOOD = Server(
@@ -274,23 +273,6 @@ def test_numbers_that_old_wal2json_loses_need_a_key() -> None:
     assert keyless.startswith("error: ")
     assert told(judge_source_table(replace(capture, loses_nan=False), table(Identity.FULL, number))) == []
     assert told(judge_source_table(capture, table())) == []
-
-
-def test_a_pattern_that_chooses_nothing_is_named() -> None:
-    sync = Sync(sources=("a",), targets=("b",), tables=("t", "T", "other.*"))
-    lines = told(judge_selection("shop", sync, "a", [table()], []))
-    assert [line.split(";")[0] for line in lines] == [
-        'warning: sync "shop": the pattern "public.T" chooses no table on "a"',
-        'warning: sync "shop": the pattern "other.*" chooses no table on "a"',
-    ]
-    (line,) = told(judge_selection("shop", sync, "a", [], []))
-    assert line.startswith("error: sync \"shop\": selects no table on \"a\" (tables = ['public.t', 'public.T', 'other.*']")
-
-
-def test_a_pattern_that_chooses_a_sequence_chooses_something() -> None:
-    sync = Sync(sources=("a",), targets=("b",), tables=("t", "numbers"), sequences=True)
-    lines = told(judge_selection("shop", sync, "a", [table()], [TableName("public", "numbers")]))
-    assert lines == []
 
 
 GOOD_TARGET = TargetTable(

@@ -1,0 +1,77 @@
+"""`streamer check`, what a sync selects: patterns that choose nothing, and what stands in their place.
+
+https://www.postgresql.org/docs/current/catalog-pg-class.html
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from streamer.admin.findings import Finding, error, ok, warning
+from streamer.capture.catalog import SourceTable
+from streamer.config import Sync
+from streamer.model import TableName
+from streamer.patterns import literal
+from streamer.session import Connection
+
+_RELATIONS: Final = (
+    "SELECT n.nspname || '.' || c.relname, c.relkind::text "
+    "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'"
+)
+_NO_TABLES: Final = {
+    "v": "it is a view, whose rows are those of other tables",
+    "m": "it is a materialized view, whose rows are those of other tables",
+    "f": "it is a foreign table, whose rows are written elsewhere",
+    "S": "it is a sequence, which follows with sequences = true",
+}
+_NOT_SELECTED: Final = "it is excluded, a partition (which its table brings along), unlogged or temporary"
+
+
+def relations(connection: Connection) -> Mapping[str, str]:
+    """Return what a user may take for a table: names with the kind."""
+    return dict(connection.execute(_RELATIONS).fetchall())
+
+
+def judge_selection(
+    name: str,
+    sync: Sync,
+    source: str,
+    tables: Sequence[SourceTable],
+    sequences: Sequence[TableName],
+    relations: Mapping[str, str] | None = None,
+) -> Iterator[Finding]:
+    """Yield patterns that choose nothing; `sequences` are those that the sync keeps in step, `relations` what is there. Pure."""
+    names = [str(name) for name in (*(t.table for t in tables), *sequences)]
+    missed = [pattern for pattern in sync.tables if not any(fnmatch.fnmatchcase(chosen, pattern) for chosen in names)]
+    if not tables:
+        told = [f'"{literal(pattern)}": {why}' for pattern in missed if (why := _why(pattern, relations or {}))]
+        yield error(
+            f'sync "{name}"',
+            f'selects no table on "{source}" (tables = {list(sync.tables)}, exclude = {list(sync.exclude)})'
+            + (f"; {'; '.join(told)}" if told else ""),
+            f"correct syncs.{name}.tables; case counts, and a name without a dot means the schema public",
+        )
+        return
+    for pattern in missed:
+        why = _why(pattern, relations or {})
+        yield warning(
+            f'sync "{name}"',
+            f'the pattern "{pattern}" chooses no table on "{source}"{f": {why}" if why else ""}',
+            f"correct syncs.{name}.tables",
+        )
+    yield ok(f'sync "{name}"', f'selects {len(tables)} table{"" if len(tables) == 1 else "s"} on "{source}"')
+
+
+def _why(pattern: str, relations: Mapping[str, str]) -> str:
+    """Why a pattern that is a name chooses no table; empty if nothing is known."""
+    if (wanted := literal(pattern)) is None:
+        return ""
+    if wanted in relations:
+        return _NO_TABLES.get(relations[wanted], _NOT_SELECTED)
+    there = [name for name, kind in relations.items() if kind not in _NO_TABLES]
+    near = [name for name in there if name.lower() == wanted.lower()] or difflib.get_close_matches(wanted, there, n=1, cutoff=0.8)
+    return f'there is "{near[0]}"' if near else ""
