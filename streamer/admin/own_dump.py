@@ -22,9 +22,9 @@ from streamer.admin.printing import counted
 from streamer.assembly import make_shaped_sink, make_source
 from streamer.config import Config
 from streamer.copying import verify
-from streamer.errors import SourceError, UsageError
+from streamer.errors import SlotError, SourceError, UsageError
 from streamer.model import LSN, EdgeName, TableName
-from streamer.ports import CopyTable, Progress, SlotState
+from streamer.ports import CopyTable, Progress, SlotState, Source
 
 PLACE: Final = "{snapshot}"
 EXAMPLE: Final = (
@@ -41,7 +41,7 @@ def dump(config: Config, sync: str, target: str | None, command: Sequence[str], 
     if not any(PLACE in part for part in command):
         raise UsageError(f"the command does not name the snapshot: {PLACE} stands for it", EXAMPLE.format(sync=sync))
     source = make_source(config, sync, edges[0].source, ())
-    state, tables = source.state(), _carried(source.tables(), sync)
+    state, tables = _state(config, source, edges), _carried(source.tables(), sync)
     before = {edge: _fresh(config, edge, state, tables) for edge in edges}
     with source.snapshot() as snapshot:
         if not snapshot.name:
@@ -55,6 +55,18 @@ def dump(config: Config, sync: str, target: str | None, command: Sequence[str], 
     for edge in edges:
         _record(config, edge, before[edge], state, tables, position)
         say(f"{edge.target}: {counted(len(tables), 'table')} start where the dump ends; restore it there, then: streamer run")
+
+
+def _state(config: Config, source: Source, edges: Sequence[EdgeName]) -> SlotState:
+    """Where the slot stands; one that is missing before anything was replicated was not made yet, and nothing is lost."""
+    try:
+        return source.state()
+    except SlotError as error:
+        for edge in edges:
+            with closing(make_shaped_sink(config, edge)) as sink:
+                if sink.open() is not None:
+                    raise
+        raise SlotError(error.message, f"run: streamer setup --sync {edges[0].sync}") from None
 
 
 def _edges(config: Config, sync: str, target: str | None) -> list[EdgeName]:

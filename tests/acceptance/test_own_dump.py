@@ -110,3 +110,17 @@ def test_only_a_dump_that_succeeds_into_empty_tables_is_recorded(unbegun: Stream
     source15.execute("INSERT INTO t VALUES (3)")
     meanwhile = f": {{snapshot}}; {' '.join(PROGRAM)} run --once --config {unbegun.path}"
     assert "was run while the dump was made, so nothing was recorded" in refused("sh", "-c", meanwhile)
+
+
+def test_a_dump_before_setup_is_told_to_run_setup_and_not_that_changes_are_lost(
+    tmp_path: Path, source15: Database, target18: Database
+) -> None:
+    for node in (source15, target18):
+        node.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}, copy="never") as streamer:
+        said = streamer.command("snapshot", "shop", "--", "true", "{snapshot}", succeeds=False).stderr
+        assert "run: streamer setup" in said
+        streamer.setup()
+        source15.execute("SELECT pg_drop_replication_slot('streamer_shop_a')")
+        said = streamer.command("snapshot", "shop", "--", "true", "{snapshot}", succeeds=False).stderr
+        assert said == 'error: slot "streamer_shop_a" does not exist on "a"; run: streamer setup --sync shop\n'
