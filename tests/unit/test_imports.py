@@ -55,6 +55,7 @@ LAYERS = (
         "stream",
         "runner",
         "edge",
+        "intake",
         "complaints",
         "copying",
         "copy_jobs",
