@@ -158,7 +158,10 @@ class _Check:
         tables = read_tables(connection, settings.selects)
         followed = find_sequences(connection, selection(settings)) if settings.sequences else []
         sequences = [sequence.name for sequence in followed]
-        self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection))
+        if tables or not self._will_be_given_tables(sync, source):
+            self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection))
+        else:
+            self.findings.append(ok(f'sync "{sync}"', f'selects no table on "{source}" yet; streamer setup makes them'))
         capture = Capture(source, version(connection), plugin, plugin != TRIGGER and self._try(sync, source, plugin).loses_nan)
         for table in tables:
             if settings.captures(table.table):
@@ -176,6 +179,12 @@ class _Check:
                 if follows(self._config, sync, target):
                     other = self._connections[target]
                     self.findings += judge_sequences(self._config, sync, source, connection, target, other)
+
+    def _will_be_given_tables(self, sync: str, source: str) -> bool:
+        """Whether the source is a target of others that have tables of the sync."""
+        settings = self._config.syncs[sync]
+        others = [self._connections[node] for node in settings.sources if node != source and node in self._servers]
+        return any(read_tables(connection, settings.selects) for connection in others)
 
     def _look_at_slot(self, sync: str, source: str, plugin: str, tables: Sequence[SourceTable]) -> None:
         connection, settings = self._connections[source], self._config.syncs[sync]

@@ -364,3 +364,13 @@ def test_clocks_that_are_too_far_apart_are_an_error(source15: Database, database
     assert has(findings, "error", 'the clock of "b" (', ' s ahead of that of "a", max_clock_skew is 2 s', "NTP")
     findings = check(make_config(urls, sources=["a", "b"], targets=[]))
     assert has(findings, "ok", "the clocks of its nodes are")
+
+
+def test_a_second_source_that_is_empty_until_setup_fills_it_is_no_error(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"b": target18.url, "a": source15.url}, sources=["b", "a"], targets=[])
+    findings = check(config)
+    assert has(findings, "ok", 'sync "shop": selects no table on "b" yet; streamer setup makes them')
+    assert not failed(findings)
+    source15.execute("DROP TABLE t")
+    assert has(check(config), "error", 'sync "shop": selects no table on "b" (tables = ')
