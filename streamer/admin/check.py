@@ -7,13 +7,14 @@ functions over what was read (check_server, check_tables, check_target, check_mu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
 
 from streamer.admin import check_multi_master, check_shapes, check_triggers, installation
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
+from streamer.admin.check_left import judge_slots_left
 from streamer.admin.check_rest import judge_rest
 from streamer.admin.check_selection import judge_selection, relations
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
@@ -66,7 +67,7 @@ class _Check:
         used = {n for s in self._config.syncs.values() for n in (*s.sources, *s.targets)}
         for node, settings in self._config.nodes.items():
             if node not in used:
-                self.findings.append(warning(f'node "{node}"', "no sync uses it", f"remove [nodes.{node}], or name it in a sync"))
+                self._look_at_unused(node)
             elif settings.kind == "postgresql":
                 with self._asking(node):
                     self._look_at(node)
@@ -95,6 +96,12 @@ class _Check:
 
     # -- nodes -------------------------------------------------------------------------------------------------------------------
 
+    def _look_at_unused(self, node: str) -> None:
+        self.findings.append(warning(f'node "{node}"', "no sync uses it", f"remove [nodes.{node}], or name it in a sync"))
+        if self._config.nodes[node].kind == "postgresql":
+            with suppress(StreamerError), session(self._config, node) as connection:
+                self.findings += judge_slots_left(self._config, node, connection)
+
     def _look_at(self, node: str) -> None:
         connection = self._resources.enter_context(session(self._config, node))
         self._connections[node] = connection
@@ -103,6 +110,7 @@ class _Check:
         server = self._servers[node] = read_server(connection)
         self.findings += judge_server(node, server, self._needs(node, connection))
         self.findings += check_triggers.judge_left(self._config, node, connection)
+        self.findings += judge_slots_left(self._config, node, connection)
 
     def _needs(self, node: str, connection: Connection) -> Needs:
         syncs = {name: s for name, s in self._config.syncs.items() if node in s.sources}

@@ -52,7 +52,8 @@ def syncs_of(config: Config, node: str, only: str | None) -> list[str]:
     found = [name for name in chosen_syncs(config, only) if name in own]
     if not found:
         where = f'sync "{only}"; it is in {", ".join(own) or "none"}' if only else "any sync"
-        raise UsageError(f'node "{node}" is not in {where}')
+        remedy = "" if only else "run it with the config as it was, in which the node is named, and take it out then"
+        raise UsageError(f'node "{node}" is not in {where}', remedy)
     for name in found:
         rest = without(config, [name], node).syncs[name]
         if not rest.sources or len(_nodes(rest)) < 2:

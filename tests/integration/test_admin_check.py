@@ -374,3 +374,15 @@ def test_a_second_source_that_is_empty_until_setup_fills_it_is_no_error(source15
     assert not failed(findings)
     source15.execute("DROP TABLE t")
     assert has(check(config), "error", 'sync "shop": selects no table on "b" (tables = ')
+
+
+def test_a_slot_of_a_sync_that_was_taken_out_of_the_config_is_told(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    urls = {"a": source15.url, "b": target18.url}
+    set_up(make_config(urls))
+    told = 'slot "streamer_shop_a" on "a": is not in the config, and nobody reads it', "streamer slots drop a streamer_shop_a"
+    assert not has(check(make_config(urls)), "warning", *told)
+    stock = {"sources": ["a"], "targets": ["b"], "tables": ["*.*"]}
+    assert has(check(make_config(urls, syncs={"stock": stock})), "warning", *told)
+    nodes = {"b": target18.url, "c": f"{target18.url}?application_name=c", "a": source15.url}
+    assert has(check(make_config(nodes, syncs={"stock": stock | {"sources": ["b"], "targets": ["c"]}})), "warning", *told)

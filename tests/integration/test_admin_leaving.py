@@ -269,6 +269,10 @@ def test_what_cannot_be_meant_is_refused(world18: World) -> None:
     config = world18.config(ON)
     assert refused(config, "x") == 'the config has no node "x"; it has a, b, c, d, e'
     assert refused(config, "a", "on") == 'node "a" is not in sync "on"; it is in shop'
+    out = config.model_copy(update={"syncs": {"on": config.syncs["on"]}})
+    assert refused(out, "a") == (
+        'node "a" is not in any sync; run it with the config as it was, in which the node is named, and take it out then'
+    )
     assert refused(config, "a", "sho") == 'the config has no sync "sho"; it has shop, on'
     assert refused(config, "e") == 'without "e" nothing is left to replicate in sync "on"; streamer teardown --sync on'
     assert refused(config, "c") == 'without "c" nothing is left to replicate in sync "on"; streamer teardown --sync on'
