@@ -18,12 +18,14 @@ from streamer.model import UNCHANGED, Change, Kind, Origin, Row, TableName
 from streamer.session import Connection, version
 from streamer.sinks.conflict import Conflict, ConflictKind, Handler, Key, Removal, Resolution, Stored, Version
 from streamer.sinks.policy import decide
-from streamer.sinks.postgres_world import MasterTable, World, keys_of
+from streamer.sinks.postgres_table import EQUALS
+from streamer.sinks.postgres_world import MasterTable, World, equality, keys_of
 from streamer.sinks.touched import filled
 
 _DEFINITION: Final = """
 SELECT ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, k, true) FROM pg_catalog.generate_series(1, i.{count}) AS k),
-       coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid, true), 'true')
+       ARRAY(SELECT (SELECT {equals}) FROM pg_catalog.generate_series(0, i.{count} - 1) AS k),
+       coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid, true), 'true'), {nulls_alike}
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
@@ -69,9 +71,12 @@ class Collisions:
         the transaction itself may undo before it comes to them, and those that rest on what its origin knew. Of these the first is,
         if there are no others.
         """
-        count = "indnkeyatts" if version(self._connection) >= 110000 else "indnatts"
+        number = version(self._connection)
+        count = "indnkeyatts" if number >= 110000 else "indnatts"
+        nulls_alike = "i.indnullsnotdistinct" if number >= 150000 else "false"
+        query = _DEFINITION.format(count=count, equals=EQUALS.format(opclass="o.oid = i.indclass[k]"), nulls_alike=nulls_alike)
         names = [table.writer.relation.table.schema, _index(refusal)]
-        definition = self._connection.execute(_DEFINITION.format(count=count).encode(), names).fetchone()
+        definition = self._connection.execute(query.encode(), names).fetchone()
         if definition is None:
             return None
         found = list(self._find(table, changes, gone, definition))
@@ -93,21 +98,26 @@ class Collisions:
         part = self._world.load(table, changes)
         for change in changes:
             key, row = _incoming(table, change, part.rows)
-            for holder in () if row is None else self._holders(table, definition[0], definition[1], row):
+            for holder in () if row is None else self._holders(table, row, *definition):
                 if holder != key and holder not in gone:
                     stored = part.rows[key].row is not None
                     yield _Collision(change[0], key, row, holder, self._world.stored(table, holder), stored)
 
-    def _holders(self, table: MasterTable, expressions: Sequence[str], condition: str, row: Row) -> list[Key]:
+    def _holders(
+        self, table: MasterTable, row: Row, expressions: Sequence[str], operators: Sequence[str], condition: str, nulls_alike: bool
+    ) -> list[Key]:
         """The keys of rows whose values in the index are those that the row would have."""
         writer = table.writer
         columns = range(len(writer.relation.names))
         values = ", ".join(f"%s::{writer.base_type(i)} AS {writer.column(i)}" for i in columns)
-        told = ", ".join(expressions).replace("%", "%%")
+        told = [one.replace("%", "%%") for one in expressions]
         where = condition.replace("%", "%%")
+        wanted = ", ".join(f'({one}) AS "streamer {n}"' for n, one in enumerate(told))
+        pairs = [(f"({one})", equals, f'w."streamer {n}"') for n, (one, equals) in enumerate(zip(told, operators, strict=True))]
+        same = " AND ".join(equality(*pair, nulls=nulls_alike) for pair in pairs)
         query = (
-            f"SELECT {', '.join(writer.column(i) for i in table.key)} FROM {writer.place} AS t "
-            f"WHERE ({where}) AND ({told}) IN (SELECT {told} FROM (SELECT {values}) AS t WHERE {where})"
+            f"SELECT {', '.join(f't.{writer.column(i)}' for i in table.key)} FROM {writer.place} AS t, "
+            f"(SELECT {wanted} FROM (SELECT {values}) AS t WHERE {where}) AS w WHERE ({where}) AND {same}"
         )
         return self._world.keys(query, list(row))
 

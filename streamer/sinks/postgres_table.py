@@ -8,7 +8,7 @@ a fresh temporary table must not become a scan of the target, so hash and merge 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -34,19 +34,23 @@ class TargetColumn:
     has_equality: bool
     #: whether the type is a domain over an enum
     enum_domain: bool
+    #: the operator that indexes go by: that of a type from an extension must be named with its schema, or text would be compared
+    equals: str
 
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
     """The target's table as its catalog has it. `keys` are the column sets that are unique and not null, an index that
     is the replica identity first, then the primary key;
-    `uniques` all that are unique. Deferrable ones don't count: a session that acts as a replica does not check them."""
+    `uniques` all that are unique, `nulls_alike` those of them in which a NULL is like another one. Deferrable ones don't count: a
+    session that acts as a replica does not check them."""
 
     table: TableName
     columns: dict[str, TargetColumn]
     keys: tuple[tuple[str, ...], ...]
     uniques: tuple[tuple[str, ...], ...]
     partitioned: bool = False
+    nulls_alike: frozenset[tuple[str, ...]] = frozenset()
 
     @property
     def rows(self) -> str:
@@ -61,6 +65,7 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
     columns = _COLUMNS.format(
         generated="a.attgenerated <> ''" if number >= 120000 else "false",
         identity="a.attidentity = 'a'" if number >= 100000 else "false",
+        equals=EQUALS.format(opclass="o.opcdefault AND o.opcintype = b.oid"),
     )
     rows = connection.execute(columns, {"schema": table.schema, "name": table.name}).fetchall()
     if not rows:
@@ -69,13 +74,25 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
         count="indnkeyatts" if number >= 110000 else "indnatts",
         immediate="i.indimmediate" if number >= 90000 else "true",
         identity="i.indisreplident" if number >= 90400 else "false",
+        nulls_alike="i.indnullsnotdistinct" if number >= 150000 else "false",
     )
     uniques = connection.execute(query, [table.schema, table.name]).fetchall()
-    keys = tuple(tuple(names) for names, is_key in uniques if is_key)
+    keys = tuple(tuple(names) for names, is_key, _ in uniques if is_key)
+    nulls_alike = frozenset(tuple(names) for names, _, alike in uniques if alike)
     partitioned = bool(rows[0][-1])
     found = {row[0]: TargetColumn(*row[:-1]) for row in rows}
-    return TargetTable(table, found, keys, tuple(tuple(row[0]) for row in uniques), partitioned)
+    return TargetTable(table, found, keys, tuple(tuple(row[0]) for row in uniques), partitioned, nulls_alike)
 
+
+EQUALS: Final = """'OPERATOR(' || pg_catalog.quote_ident(s.nspname) || '.' || e.oprname || ')'
+          FROM pg_catalog.pg_opclass o
+          JOIN pg_catalog.pg_am m ON m.oid = o.opcmethod AND m.amname = 'btree'
+          JOIN pg_catalog.pg_amop p ON p.amopfamily = o.opcfamily AND p.amopstrategy = 3
+                                   AND p.amoplefttype = o.opcintype AND p.amoprighttype = o.opcintype
+          JOIN pg_catalog.pg_operator e ON e.oid = p.amopopr
+          JOIN pg_catalog.pg_namespace s ON s.oid = e.oprnamespace
+          WHERE {opclass}"""
+"""What follows SELECT to get the operator by which an operator class takes values for equal."""
 
 _COLUMNS: Final = """
 WITH RECURSIVE bases AS (
@@ -97,6 +114,7 @@ SELECT a.attname, pg_catalog.format_type(b.oid, -1), {generated}, {identity},
                    SELECT k.casttarget FROM pg_catalog.pg_cast k
                    WHERE k.castsource = b.oid AND k.castmethod = 'b' AND k.castcontext = 'i')),
        b.typtype = 'e' AND b.oid <> b.type,
+       coalesce((SELECT {equals} AND s.nspname <> 'pg_catalog'), '='),
        c.relkind = 'p'
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -110,7 +128,8 @@ _UNIQUES: Final = """
 SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.generate_series(0, i.{count} - 1) AS k(n)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n] ORDER BY k.n),
        NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
-                                      WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull)
+                                      WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull),
+       {nulls_alike}
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -206,7 +225,7 @@ class TableWriter:
 
     def by_key(self, key: Sequence[int]) -> str:
         """The condition for the row with a key; parameters are the key's values."""
-        return " AND ".join(f"{_doubled(self.compared(i))} = {self.placeholder(i)}" for i in key)
+        return " AND ".join(f"{_doubled(self.compared(i))} {self.equals(i)} {self.placeholder(i)}" for i in key)
 
     def match(self, old: Row) -> tuple[str, list[Value]]:
         """The condition for exactly one row that equals `old` in all columns that it carries, and its parameters."""
@@ -252,7 +271,7 @@ class TableWriter:
         return f"DELETE FROM {self.rows} AS t USING {self.stage(key)} AS s WHERE {self._joined(key)}"
 
     def _joined(self, key: Sequence[int]) -> str:
-        return " AND ".join(f"t.{self.compared(i)} = s.{self.compared(i)}" for i in key)
+        return " AND ".join(f"t.{self.compared(i)} {self.equals(i)} s.{self.compared(i)}" for i in key)
 
     def _list(self, columns: Sequence[int]) -> str:
         return ", ".join(self._columns[i] for i in columns)
@@ -269,6 +288,10 @@ class TableWriter:
         """The column as it is compared: no operator takes a domain over an enum, with a cast it still finds the index."""
         cast = f"::{self.base_type(column)}" if self._target.columns[self.relation.names[column]].enum_domain else ""
         return f"{self._columns[column]}{cast}"
+
+    def equals(self, column: int) -> str:
+        """The operator by which values of the column are equal."""
+        return self._target.columns[self.relation.names[column]].equals
 
     @property
     def place(self) -> str:
@@ -290,9 +313,16 @@ class TableWriter:
 
     def others(self, key: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The unique keys besides `key`, as far as the relation has their columns."""
+        return tuple(u for u in self._indexes(self._target.uniques) if set(u) != set(key))
+
+    @property
+    def nulls_alike(self) -> frozenset[tuple[int, ...]]:
+        """The unique keys in which a NULL is like another one."""
+        return frozenset(self._indexes(self._target.nulls_alike))
+
+    def _indexes(self, keys: Iterable[tuple[str, ...]]) -> list[tuple[int, ...]]:
         index = {name: i for i, name in enumerate(self.relation.names)}
-        found = [tuple(index[n] for n in names) for names in self._target.uniques if all(n in index for n in names)]
-        return tuple(u for u in found if set(u) != set(key))
+        return [tuple(index[n] for n in names) for names in keys if all(n in index for n in names)]
 
     def describe(self, row: Row) -> str:
         """The row's key for people, as in `id=5`; all that is known where there is no key."""

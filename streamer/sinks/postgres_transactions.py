@@ -125,7 +125,7 @@ class TransactionWriter:
                 f'table "{relation.table}" on "{self._session.node}" lacks the triggers that remember deleted keys',
                 f"run: streamer setup --sync {self._session.edge.sync}",
             )
-        return MasterTable(writer, key, writer.others(key), self._masters.rules(relation.table))
+        return MasterTable(writer, key, writer.others(key), self._masters.rules(relation.table), writer.nulls_alike)
 
     def _key(self, writer: TableWriter, target: TargetTable) -> tuple[int, ...]:
         """The key that rows are told apart by, in the order in which tombstones name it; none if the table has no key."""

@@ -21,7 +21,7 @@ from streamer.session import Connection, cells
 from streamer.sinks.conflict import Key, Rules, Stored, Table, Version
 from streamer.sinks.postgres_copied import true_versions
 from streamer.sinks.postgres_table import TableWriter
-from streamer.sinks.touched import filled
+from streamer.sinks.touched import Unique, Values, filled
 from streamer.versions import Versions, key_id, key_json
 
 AT_ONCE: Final = 5000
@@ -46,8 +46,9 @@ class MasterTable:
     writer: TableWriter
     key: tuple[int, ...]
     #: the other unique keys, as far as the relation has their columns
-    uniques: tuple[tuple[int, ...], ...]
+    uniques: tuple[Unique, ...]
     rules: Rules
+    nulls_alike: frozenset[Unique] = frozenset()
 
     @property
     def merges(self) -> bool:
@@ -77,10 +78,13 @@ class World:
     def load(self, table: MasterTable, changes: Sequence[Change]) -> Table:
         """Return the part of the table that these changes of it touch, its rows locked."""
         keys = list(dict.fromkeys(key for change in changes for key in keys_of(table, change)))
-        found = {key: written for key, written in self._rows(table, table.key, keys)}
+        found = self._keyed(table, keys)
+        alike: dict[Unique, dict[Values, Values]] = {}
         for unique in table.uniques:
-            for _, written in self._rows(table, unique, list(dict.fromkeys(_wanted(unique, changes)))):
+            for asked, written in self._holders(table, unique, changes):
                 found.setdefault(table.key_of(written.row), written)
+                if (held := values_of(unique, written.row)) != asked:
+                    alike.setdefault(unique, {})[asked] = held
         rows = self._with_versions(table, found)
         deleted = self.tombstones(table, [key for key in keys if table.merges or key not in rows])
         for key in keys:
@@ -89,11 +93,21 @@ class World:
             self._correct_versions(table, rows)
             for key in rows.keys() & deleted.keys():
                 rows[key].deleted = deleted[key]
-        return Table(table.writer.relation, table.key, table.uniques, table.rules, rows)
+        return Table(table.writer.relation, table.key, table.uniques, table.rules, rows, table.nulls_alike, alike)
+
+    def _keyed(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, _Written]:
+        """The rows that have these keys."""
+        return {tuple(map(str, key)): written for key, written in self._rows(table, table.key, keys)}
+
+    def _holders(self, table: MasterTable, unique: Unique, changes: Sequence[Change]) -> Iterator[tuple[Values, _Written]]:
+        """The rows that hold values of a unique key which the changes may store."""
+        wanted = dict.fromkeys(_wanted(unique, changes, nulls=unique in table.nulls_alike))
+        yield from self._rows(table, unique, [values for values in wanted if None not in values])
+        yield from self._rows(table, unique, [values for values in wanted if None in values], nulls=True)
 
     def stored(self, table: MasterTable, key: Key) -> Stored:
         """Return what is at one key, locked."""
-        part = self._with_versions(table, dict(self._rows(table, table.key, [key])))
+        part = self._with_versions(table, self._keyed(table, [key]))
         if table.merges:
             self._correct_versions(table, part)
         return part.get(key) or Stored(None, None)
@@ -138,13 +152,16 @@ class World:
         versions = self._versions_of({ids[key]: written.xid for key, written in rows.items()}, buried=False)
         return {key: Stored(written.row, versions[ids[key]]) for key, written in rows.items()}
 
-    def _rows(self, table: MasterTable, columns: Sequence[int], values: Sequence[Key]) -> Iterator[tuple[Key, _Written]]:
-        """The rows that have these values in these columns, locked, each with the values that it was found by."""
-        query, width = _query(table, columns), len(columns)
+    def _rows(
+        self, table: MasterTable, columns: Sequence[int], values: Sequence[Values], *, nulls: bool = False
+    ) -> Iterator[tuple[Values, _Written]]:
+        """The rows that have these values in these columns, locked, each with the values that it was found by; with `nulls` a NULL
+        finds another one."""
+        query, width = _query(table, columns, nulls=nulls), len(columns)
         for start in range(0, len(values), AT_ONCE):
             block = values[start : start + AT_ONCE]
             for texts in self._texts(query, [[value[i] for value in block] for i in range(width)]):
-                yield tuple(map(str, texts[:width])), _Written(tuple(texts[width:-1]), str(texts[-1]))
+                yield tuple(texts[:width]), _Written(tuple(texts[width:-1]), str(texts[-1]))
 
     def _texts(self, query: str, values: Sequence[object]) -> Iterator[Cells]:
         """The result as the server has written it."""
@@ -158,13 +175,25 @@ def newer(one: Version | None, other: Version) -> Version:
     return other if one is None or one.precedes(other) else one
 
 
-def _query(table: MasterTable, columns: Sequence[int]) -> str:
+def values_of(unique: Unique, row: Row) -> Values:
+    """Return what a row that is known whole has in the columns of a unique key."""
+    return tuple(None if row[i] is None else str(row[i]) for i in unique)
+
+
+def equality(one: str, operator: str, other: str, *, nulls: bool) -> str:
+    """Return the condition that two expressions are equal; with `nulls`, a NULL equals another one."""
+    equal = f"{one} {operator} {other}"
+    return f"({equal} OR ({one} IS NULL AND {other} IS NULL))" if nulls else equal
+
+
+def _query(table: MasterTable, columns: Sequence[int], *, nulls: bool) -> str:
     """The query for rows by their values in these columns: the values as they were asked for, the row, and its xmin."""
     writer = table.writer
     names = [writer.column(i) for i in range(len(writer.relation.names))]
     lists = ", ".join(f"unnest(%s::text[]) AS k{n}" for n in range(len(columns)))
     given = ", ".join(f"k.k{n}" for n in range(len(columns)))
-    same = " AND ".join(f"t.{writer.compared(i)} = k.k{n}::{writer.base_type(i)}".replace("%", "%%") for n, i in enumerate(columns))
+    pairs = [(f"t.{writer.compared(i)}", writer.equals(i), f"k.k{n}::{writer.base_type(i)}") for n, i in enumerate(columns)]
+    same = " AND ".join(equality(*pair, nulls=nulls) for pair in pairs).replace("%", "%%")
     return (
         f"SELECT {given}, {', '.join(f't.{name}' for name in names)}, t.xmin::text "
         f"FROM (SELECT {lists} OFFSET 0) AS k JOIN {writer.place} AS t ON {same} FOR UPDATE OF t"
@@ -179,8 +208,8 @@ def keys_of(table: MasterTable, change: Change) -> Iterator[Key]:
             yield table.key_of(row)
 
 
-def _wanted(unique: Sequence[int], changes: Sequence[Change]) -> Iterator[Key]:
-    """The values of a unique key that the changes may store; one with a NULL never collides.
+def _wanted(unique: Unique, changes: Sequence[Change], *, nulls: bool) -> Iterator[Values]:
+    """The values of a unique key that the changes may store; one with a NULL collides only where NULLs are alike.
 
     Also those that an update left as they were: the row that is here may be another one, and be written as a whole.
     """
@@ -188,7 +217,5 @@ def _wanted(unique: Sequence[int], changes: Sequence[Change]) -> Iterator[Key]:
         if new is None:
             continue
         row = filled(new, old)
-        values = [row[i] for i in unique]
-        texts = [v for v in values if isinstance(v, str)]
-        if len(texts) == len(values):
-            yield tuple(texts)
+        if all(row[i] is not UNCHANGED and (nulls or row[i] is not None) for i in unique):
+            yield values_of(unique, row)

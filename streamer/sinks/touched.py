@@ -2,21 +2,26 @@
 
 What is the same for all rows is worked out once per relation (`Plan`); `Touched` is the table while one transaction is resolved.
 
-The trap: unique values are compared as text. A type that takes different texts for equal (numeric without a scale, citext) can
-still meet the database's own unique error.
+The trap: unique values are compared as text, but some types take different texts for equal (citext, numeric without a scale, ranges
+of it). So the server says which of the values that are asked for are `alike` those that its rows have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from streamer.errors import SchemaError
 from streamer.model import UNCHANGED, Identity, Relation, Row, Version, newest
 from streamer.sinks.merge import Merge, merge_of
 from streamer.sinks.policy import Key, Rules
+
+Unique: TypeAlias = tuple[int, ...]
+"""The columns of a unique key, by their index in the relation."""
+Values: TypeAlias = tuple[str | None, ...]
+"""What a row has in them."""
 
 _UNKNOWN: Any = UNCHANGED  # keys and unique values hold it where a row is not known whole
 
@@ -42,9 +47,13 @@ class Table:
 
     relation: Relation
     key: tuple[int, ...]
-    uniques: tuple[tuple[int, ...], ...]
+    uniques: tuple[Unique, ...]
     rules: Rules
     rows: dict[Key, Stored]
+    #: unique keys in which a NULL is like another one (NULLS NOT DISTINCT)
+    nulls_alike: Set[Unique] = frozenset()
+    #: for unique keys: values that a row equals, though it has other texts, and these
+    alike: Mapping[Unique, Mapping[Values, Values]] = field(default_factory=dict)
 
 
 class Plan:
@@ -54,7 +63,7 @@ class Plan:
         columns = table.relation.columns
         self.relation = table.relation
         self.rules, self.key, self.uniques = table.rules, table.key, table.uniques
-        self.key_of = _picker(table.key)
+        self.key_of: Callable[[Row], Key] = _picker(table.key)
         self.unique_of = tuple(_picker(unique) for unique in table.uniques)
         self.full = table.relation.identity is Identity.FULL
         self.merges = tuple(
@@ -88,10 +97,10 @@ class Plan:
         return tuple(row)
 
 
-def _picker(columns: tuple[int, ...]) -> Callable[[Row], Key]:
+def _picker(columns: Unique) -> Callable[[Row], Any]:
     if len(columns) == 1:
         (only,) = columns
-        return lambda row: (row[only],)  # type: ignore[return-value]  # keys are never NULL
+        return lambda row: (row[only],)
     return itemgetter(*columns)
 
 
@@ -128,7 +137,9 @@ class Touched:
         self.earlier = frozenset(removed)
         #: keys at which nothing of the transaction counts: a local write took them, and wins
         self.removed = set(removed) if plan.rules.policy == "latest" else set()
-        self._held: list[dict[Key, Key]] = [{} for _ in plan.unique_of]
+        self._held: list[dict[Values, Key]] = [{} for _ in plan.unique_of]
+        self._nulls_alike = [unique in table.nulls_alike for unique in plan.uniques]
+        self._alike = [table.alike.get(unique, {}) for unique in plan.uniques]
         for key, stored in table.rows.items() if plan.unique_of else ():
             self._hold(key, stored.row)
 
@@ -154,19 +165,23 @@ class Touched:
 
     def holders(self, row: Row, but: Key) -> tuple[list[Key], int]:
         """Return which keys other than `but` hold unique values of the row, and of how many unique keys."""
-        found = [held.get(value_of(row)) for held, value_of in zip(self._held, self.plan.unique_of, strict=True)]
+        found = [held.get(values) for held, values in zip(self._held, self._values(row), strict=True)]
         others = [key for key in found if key is not None and key != but]
         return list(dict.fromkeys(others)), len(others)
 
     def _hold(self, key: Key, row: Row | None) -> None:
         if row is not None:
-            for held, value_of in zip(self._held, self.plan.unique_of, strict=True):
-                value = value_of(row)
-                if None not in value and _UNKNOWN not in value:
-                    held[value] = key
+            for held, values, nulls_alike in zip(self._held, self._values(row), self._nulls_alike, strict=True):
+                if (nulls_alike or None not in values) and _UNKNOWN not in values:
+                    held[values] = key
 
     def _release(self, key: Key, row: Row | None) -> None:
         if row is not None:
-            for held, value_of in zip(self._held, self.plan.unique_of, strict=True):
-                if held.get(value_of(row)) == key:
-                    del held[value_of(row)]
+            for held, values in zip(self._held, self._values(row), strict=True):
+                if held.get(values) == key:
+                    del held[values]
+
+    def _values(self, row: Row) -> list[Values]:
+        """What the row has in each unique key, in the texts of the row that is equal, if one is."""
+        found = [value_of(row) for value_of in self.plan.unique_of]
+        return [alike.get(values, values) for alike, values in zip(self._alike, found, strict=True)] if any(self._alike) else found

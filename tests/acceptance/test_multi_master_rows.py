@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.mesh import MARKS, Mesh
 from tests.servers import Database, Row
 
+NULLS_NOT_DISTINCT = 150000
 UNIQUE = "CREATE TABLE t (id integer PRIMARY KEY, u integer UNIQUE, v integer)"
 ALL = "SELECT * FROM t ORDER BY id"
 START: list[Row] = [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
@@ -115,6 +116,36 @@ def test_whatever_the_nodes_do_to_the_same_rows_they_agree(mesh: Mesh, a: Databa
         except AssertionError as error:
             raise AssertionError(f"{story}: {error}") from None
         assert STORIES[story][1] in (None, found), story
+
+
+#: columns, an index, and what two nodes insert that is equal by the type though not as text
+EQUAL = {
+    "citext": ("u citext UNIQUE", "", "'Ann'", "'ann'"),
+    "a partial index on citext": ("u citext", "CREATE UNIQUE INDEX ON {} (u) WHERE v >= 0", "'Ann'", "'ann'"),
+    "numeric": ("u numeric UNIQUE", "", "1.0", "1.00"),
+    "ranges": ("u numrange UNIQUE", "", "'[1,2)'", "'[1.0,2.0)'"),
+    "jsonb": ("u jsonb UNIQUE", "", """'{"a": 1}'""", """'{"a": 1.0}'"""),
+    "nulls": ("u integer UNIQUE NULLS NOT DISTINCT", "", "NULL", "NULL"),
+    "a partial index of nulls": ("u integer", "CREATE UNIQUE INDEX ON {} (u) NULLS NOT DISTINCT WHERE v >= 0", "NULL", "NULL"),
+}
+
+
+def test_unique_values_that_are_equal_but_not_as_text_collide(mesh: Mesh) -> None:
+    """Formerly the server refused the row, and the edge stood still."""
+    with_nulls = min(node.server.version for node in mesh.databases.values()) >= NULLS_NOT_DISTINCT
+    stories = [story for name, story in EQUAL.items() if with_nulls or "null" not in name]
+    ddl = [
+        f"CREATE TABLE t{i} (id integer PRIMARY KEY, {columns}, v integer); {index.format(f't{i}')}"
+        for i, (columns, index, _, _) in enumerate(stories)
+    ]
+    begin(mesh, "; ".join(["CREATE EXTENSION citext", *ddl]))
+    queries = [f"SELECT id, u::text, v FROM t{i} ORDER BY id" for i in range(len(stories))]
+    with mesh.apart(*queries):
+        for i, (_, _, one, other) in enumerate(stories):
+            mesh.databases["a"].execute(f"INSERT INTO t{i} VALUES (1, {one}, 1)")
+            mesh.databases["b"].execute(f"INSERT INTO t{i} VALUES (2, {other}, 2)")
+    for story, query in zip(stories, queries, strict=True):
+        assert [row[0] for row in mesh.databases["c"].query(query)] == [2], story
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 
 from streamer.model import LSN, Change, Column, Identity, Kind, Origin, Relation, Row, TableName
 from streamer.sinks.conflict import Answer, Conflict, Dispute, Key, Resolution, Resolver, Rules, Stored, Table, Version
+from streamer.sinks.touched import Unique, Values
 
 NUMERIC, TEXT = 1700, 25
 INSERT, UPDATE, DELETE = Kind.INSERT, Kind.UPDATE, Kind.DELETE
@@ -30,7 +31,7 @@ def relation(columns: str = "kv", identity: Identity = Identity.FULL) -> Relatio
 T = relation()
 
 
-def stored(*row: str, by: str = "a", when: int | None = 1) -> Stored:
+def stored(*row: str | None, by: str = "a", when: int | None = 1) -> Stored:
     return Stored(row, Version(None if when is None else at(when), by))
 
 
@@ -48,11 +49,13 @@ def resolve(
     removed: Sequence[str] = (),
     patient: bool = False,
     answer: Answer | Exception = "current",
+    nulls_alike: Set[Unique] = frozenset(),
+    alike: Mapping[Unique, Mapping[Values, Values]] | None = None,
 ) -> Resolution:
     """What node `a` makes of a transaction of `b`, made at second 10 and, unless `seen`, without knowing of `a`."""
     relations = {change[1] for change in changes}
     known: dict[Key, Stored] = {(key,): there for key, there in (rows or {}).items()}
-    tables = {r: Table(r, (r.names.index("k"),), uniques, rules, dict(known)) for r in relations}
+    tables = {r: Table(r, (r.names.index("k"),), uniques, rules, dict(known), nulls_alike, alike or {}) for r in relations}
     origin = Origin("b", LSN(1), at(when), {node: at(second) for node, second in (seen or {}).items()})
 
     def handler(dispute: Dispute) -> Answer:
@@ -64,7 +67,7 @@ def resolve(
     return Resolver("a", lambda policy: handler).resolve(changes, origin, tables, gone, patient)
 
 
-def insert(*row: str, into: Relation = T) -> Change:
+def insert(*row: str | None, into: Relation = T) -> Change:
     return (INSERT, into, None, row)
 
 

@@ -22,6 +22,7 @@ from streamer.sinks.conflict import (
     Unresolved,
     Version,
 )
+from streamer.sinks.touched import Unique, Values
 from tests.unit.conflict_cases import (
     AFTER,
     BEFORE,
@@ -109,6 +110,22 @@ def test_several_unique_keys_that_are_held_are_one_kind() -> None:
     assert {conflict.kind for conflict in resolution.conflicts} == {ConflictKind.MULTIPLE_UNIQUE_CONFLICTS}
     both = resolve(insert("2", "y", "p", into=relation("kvw")), rows=rows, uniques=((1,), (2,)), removed=["3"])
     assert only(both).kind is ConflictKind.MULTIPLE_UNIQUE_CONFLICTS
+
+
+def test_a_unique_value_that_is_equal_to_one_here_collides_though_its_text_differs() -> None:
+    rows = {"2": stored("2", "x", when=BEFORE)}
+    alike: dict[Unique, dict[Values, Values]] = {(1,): {("X",): ("x",)}}
+    (removal,) = resolve(insert("1", "X"), rows=rows, uniques=((1,),), alike=alike).removals
+    assert removal.key == ("2",)
+    freed = resolve(update(("2", "x"), ("2", "y")), insert("1", "X"), rows=rows, uniques=((1,),), alike=alike, seen={"a": AFTER})
+    assert (freed.removals, len(freed.effects)) == ([], 2)
+
+
+def test_null_collides_with_null_only_where_nulls_are_not_distinct() -> None:
+    rows = {"2": stored("2", None, when=BEFORE)}
+    assert not resolve(insert("1", None), rows=rows, uniques=((1,),)).removals
+    (removal,) = resolve(insert("1", None), rows=rows, uniques=((1,),), nulls_alike={(1,)}).removals
+    assert removal.key == ("2",)
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------------------
