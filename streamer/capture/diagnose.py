@@ -1,7 +1,8 @@
 """What a server says when it refuses to decode, turned into errors with the remedy.
 
-The texts are PostgreSQL's and wal2json's own, unchanged over the versions; matching on them is the only way, because most carry the
-same SQLSTATE. A server with translated messages gets the plain message without a remedy.
+The texts are PostgreSQL's and wal2json's own, unchanged over the versions; matching on them is the only way for most, because they
+carry the same SQLSTATE. Of a server with translated messages we know what has a SQLSTATE of its own, above all the warning that
+changes are being left out; the rest is told in its own words, without a remedy.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ class Diagnosis:
     sync: str
     slot: str
 
-    def __call__(self, complaint: str) -> StreamerError:
-        """Return the error that stands behind the server's message."""
+    def __call__(self, complaint: str, code: str = "") -> StreamerError:
+        """Return the error that stands behind the server's message; `code` is its SQLSTATE, that of a warning with a `W`."""
         text = re.sub(r"^(ERROR|FATAL|PANIC):\s+", "", complaint.strip()).split("\n")[0]
         for pattern, explain in _CASES:
             if match := re.search(pattern, text):
                 return explain(self, text, match)
+        if code in _CODES and (match := re.search(_CODES[code][0], text)):
+            return _CODES[code][1](self, text, match)
         if (
             re.search(r"server closed the connection|terminating connection|starting up|shutting down|SSL|connection", text)
             or not text
@@ -123,3 +126,13 @@ _CASES = (
     (r"could not map file(node|number)", _unmapped),
     (r"permission denied to|must be superuser or replication role", _no_role),
 )
+
+_CODES = {
+    "W55000": (
+        r"",
+        _missing_publication,
+    ),  # https://github.com/postgres/postgres/blob/master/src/backend/replication/pgoutput/pgoutput.c
+    "55006": (r"(\d+)\D*$", _active),
+    "22021": (r"", _no_text),
+}
+"""What the codes say in every language."""

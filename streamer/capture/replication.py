@@ -52,7 +52,7 @@ class ReplicationStream:
         slot: str,
         position: LSN,
         options: Mapping[str, str],
-        explain: Callable[[str], StreamerError],
+        explain: Callable[[str, str], StreamerError],
     ) -> None:
         self._connection = connection
         self._pq = connection.pgconn
@@ -80,11 +80,11 @@ class ReplicationStream:
                 self._pq.consume_input()
         result = self._pq.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
-            raise self._explain(_complaint(result, self._pq))
+            raise self._explain(*_complaint(result, self._pq))
 
     def _heed(self, notice: psycopg.errors.Diagnostic) -> None:
         """Take a warning that changes are being left out for an error; the server itself would go on."""
-        error = self._explain(notice.message_primary or "")
+        error = self._explain(notice.message_primary or "", f"W{notice.sqlstate}")
         if error.permanent:
             self._broken = error
 
@@ -122,7 +122,7 @@ class ReplicationStream:
             try:
                 self._pq.consume_input()
             except psycopg.OperationalError as error:
-                raise self._explain(self._waiting.reason if self._waiting.given_up else str(error)) from None
+                raise self._explain(self._waiting.reason if self._waiting.given_up else str(error), "") from None
             self._heard_at = time.monotonic()
             self._waiting.end()
         elif self._is_quiet:
@@ -160,7 +160,7 @@ class ReplicationStream:
             self._pq.put_copy_data(message)
             self._flush()
         except psycopg.OperationalError as error:
-            raise self._explain(str(error)) from None
+            raise self._explain(str(error), "") from None
         self._reported = self._confirmed
         self._reported_at = time.monotonic()
         self._reply_due = False
@@ -188,7 +188,7 @@ class ReplicationStream:
         """Why the stream is over: only the final result has the server's error."""
         result = self._pq.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return self._explain(_complaint(result, self._pq))
+            return self._explain(*_complaint(result, self._pq))
         return ConnectError("the source ended the stream", "streamer connects again by itself")
 
 
@@ -204,9 +204,11 @@ def timeline_switches(connection: Connection, timeline: int) -> Mapping[int, LSN
     return {int(line[0]): LSN.parse(line[1]) for line in lines if len(line) > 1 and line[0].isdigit()}
 
 
-def _complaint(result: pq.abc.PGresult | None, connection: pq.abc.PGconn) -> str:
+def _complaint(result: pq.abc.PGresult | None, connection: pq.abc.PGconn) -> tuple[str, str]:
+    """What the server says, and its SQLSTATE."""
     message = result.error_message if result is not None else b""
-    return (message or connection.error_message).decode(errors="replace").strip()
+    code = result.error_field(pq.DiagnosticField.SQLSTATE) if result is not None else None
+    return (message or connection.error_message).decode(errors="replace").strip(), (code or b"").decode()
 
 
 def _quote_name(name: str) -> str:

@@ -1,0 +1,27 @@
+"""What a server says when it refuses to decode is understood in its own language too, as far as the SQLSTATE tells it."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamer.capture.diagnose import Diagnosis
+from streamer.errors import SlotError, SourceError, StreamerError, TakenError
+
+SAID = [
+    ("WARNUNG: Laden der Publikation »streamer_shop_a« übersprungen", "W55000", SlotError, "changes made without it"),
+    ("FEHLER: Replikations-Slot »streamer_shop_a« ist aktiv für PID 4711", "55006", TakenError, "pg_terminate_backend(4711)"),
+    ("FEHLER: ungültige Byte-Sequenz für Kodierung »UTF8«: 0xe9", "22021", SourceError, "streamer slots advance a"),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "kind", "remedy"), SAID, ids=[code for _, code, _, _ in SAID])
+def test_a_translated_complaint_is_understood_by_its_code(text: str, code: str, kind: type[StreamerError], remedy: str) -> None:
+    """A warning that is not understood leaves changes out in silence."""
+    error = Diagnosis("a", "shop", "streamer_shop_a")(text, code)
+    assert type(error) is kind
+    assert remedy in error.hint
+
+
+def test_a_code_that_says_little_leaves_the_servers_own_words() -> None:
+    error = Diagnosis("a", "shop", "streamer_shop_a")("FEHLER: irgendetwas ist falsch", "55000")
+    assert (type(error), error.message) == (SourceError, 'slot "streamer_shop_a" on "a": FEHLER: irgendetwas ist falsch')
