@@ -87,12 +87,14 @@ class _Check:
         try:
             yield
         except psycopg.Error as problem:
-            told = explained(node, self._connections[node], problem)
-            self.findings.append(error(f'node "{node}"', told.message, told.hint))
+            self._failed(node, explained(node, self._connections[node], problem))
         except StreamerError as problem:
-            found = error(f'node "{node}"', problem.message.removeprefix(f'node "{node}": '), problem.hint)
-            if found not in self.findings:  # a target that is not PostgreSQL is asked by each sync
-                self.findings.append(found)
+            self._failed(node, problem)
+
+    def _failed(self, node: str, problem: StreamerError) -> None:
+        found = error(f'node "{node}"', problem.message.removeprefix(f'node "{node}": '), problem.hint)
+        if found not in self.findings:  # it is asked by each sync, and for several things
+            self.findings.append(found)
 
     # -- nodes -------------------------------------------------------------------------------------------------------------------
 

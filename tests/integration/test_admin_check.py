@@ -386,3 +386,13 @@ def test_a_slot_of_a_sync_that_was_taken_out_of_the_config_is_told(source15: Dat
     assert has(check(make_config(urls, syncs={"stock": stock})), "warning", *told)
     nodes = {"b": target18.url, "c": f"{target18.url}?application_name=c", "a": source15.url}
     assert has(check(make_config(nodes, syncs={"stock": stock | {"sources": ["b"], "targets": ["c"]}})), "warning", *told)
+
+
+def test_what_a_node_refuses_is_told_once_and_names_it_once(source15: Database, target18: Database) -> None:
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    urls = {"a": source15.url, "b": target18.url}
+    set_up(make_config(urls, capture="trigger"))
+    source15.execute("CREATE ROLE plain LOGIN PASSWORD 'Geheim-1'")
+    findings = check(make_config(urls | {"a": source15.server.url(source15.name, "plain", "Geheim-1")}, capture="trigger"))
+    (told,) = [f for f in findings if "permission denied for schema streamer" in f.reason]
+    assert (told.object, told.reason) == ('node "a"', "permission denied for schema streamer")
