@@ -6,20 +6,18 @@ a transaction behind; once progress is gone nobody would know, so it is cut off 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Final
 
 from streamer.admin.findings import Finding, error, ok, warning
+from streamer.admin.writable import judge_unwritable
 from streamer.errors import TargetError
 from streamer.model import EdgeName, TableDefinition, TableName
 from streamer.node_config import Node
 from streamer.sinks.jsonl_output import FileOutput
 from streamer.sinks.jsonl_progress import Place, ProgressFile, Record, failure, read
 
-_RIGHT: Final = "give the user that runs streamer the right to write the file and its directory"
 _AT_LEAST_ONCE: Final = (
     "writes events to standard output at least once: those that were not recorded before a crash come again",
     "for exactly once, write to a file: jsonl:///path",
@@ -54,14 +52,7 @@ class EventFiles:
 
     def _unwritable(self) -> Iterator[Finding]:
         files = [self._progress] if self._settings.standard_output else [self._settings.path, self._progress]
-        for directory in dict.fromkeys(file.parent for file in files):
-            if not os.path.isdir(directory):
-                yield error(f'node "{self._node}"', f'directory "{directory}" does not exist', f"mkdir -p {directory}")
-            elif not _may(directory, os.W_OK | os.X_OK):
-                yield error(f'node "{self._node}"', f'directory "{directory}" cannot be written', _RIGHT)
-        for file in files:
-            if os.path.exists(file) and not (os.path.isfile(file) and _may(file, os.R_OK | os.W_OK)):
-                yield error(f'node "{self._node}"', f'file "{file}" cannot be written', _RIGHT)
+        yield from judge_unwritable(self._node, files)
 
     def _shared(self) -> Iterator[Finding]:
         record = self._record()
@@ -142,7 +133,3 @@ class EventFiles:
         if newest.exists() and newest.stat().st_size > place.offset:
             with closing(FileOutput(self._node, self._settings.path)) as files:
                 files.open(place)
-
-
-def _may(path: Path, mode: int) -> bool:
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

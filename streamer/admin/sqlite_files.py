@@ -17,6 +17,7 @@ from typing import Any, Final
 from streamer import statements
 from streamer.admin import check_sqlite
 from streamer.admin.findings import Finding, warning
+from streamer.admin.writable import judge_unwritable
 from streamer.errors import TargetError
 from streamer.model import EdgeName, TableDefinition, TableName
 from streamer.sinks.sqlite_ddl import OWN_TABLES, create_table, fold_case, inspect, quote, refuse_clashes, target_name
@@ -48,10 +49,12 @@ class SqliteFile:
         found = [finding for d in definitions for finding in check_sqlite.check_definition(self._node, d)]
         if found:
             return found
+        self._require_directory()
+        if found := list(judge_unwritable(self._node, [self._path])):
+            return found
         if self._path.exists():
             with self._opened("ro") as connection:
                 return [finding for d in definitions for finding in check_sqlite.check_table(self._node, connection, d)]
-        self._require_directory()
         return [warning(f'node "{self._node}"', f"{self.place} does not exist yet", "run: streamer setup")]
 
     def create(self, definitions: Sequence[TableDefinition]) -> Iterator[str]:

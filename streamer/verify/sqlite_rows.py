@@ -27,7 +27,8 @@ def open_file(node: str, path: Path) -> sqlite3.Connection:
             f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
     except sqlite3.Error as error:
-        raise TargetError(f'node "{node}": SQLite file "{path}": {error}', "run: streamer setup") from error
+        remedy = "check the file, its owner and mode" if path.exists() else "run: streamer setup"
+        raise TargetError(f'node "{node}": SQLite file "{path}": {error}', remedy) from error
 
 
 class SqliteScan:

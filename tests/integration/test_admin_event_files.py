@@ -14,6 +14,7 @@ from streamer.admin.event_files import EventFiles
 from streamer.admin.findings import Finding, Severity
 from streamer.admin.run import run
 from streamer.admin.setup import setup
+from streamer.admin.sqlite_files import SqliteFile
 from streamer.admin.status import status
 from streamer.admin.tables import tables
 from streamer.admin.teardown import teardown
@@ -143,6 +144,18 @@ def test_check_finds_what_cannot_be_written(owned: Path) -> None:
     owned.chmod(0o500)
     assert [f"{owned}" in f.reason for f in target(f"jsonl:///{owned}/y.jsonl").check([])] == [True]
     assert [f.severity for f in target("jsonl:-", progress=f"{owned}/p").check([])] == [Severity.ERROR, Severity.WARNING]
+
+
+def test_check_finds_an_sqlite_file_that_cannot_be_written_or_made(owned: Path) -> None:
+    file = SqliteFile("s", owned / "x.sqlite")
+    assert [(f.severity, f.remedy) for f in file.check([])] == [(Severity.WARNING, "run: streamer setup")]
+    (owned / "x.sqlite").touch(mode=0o400)
+    (unwritable,) = file.check([])
+    assert (unwritable.severity, unwritable.reason) == (Severity.ERROR, f'file "{owned}/x.sqlite" cannot be written')
+    (owned / "x.sqlite").unlink()
+    owned.chmod(0o500)
+    (unwritable,) = file.check([])
+    assert (unwritable.severity, unwritable.reason) == (Severity.ERROR, f'directory "{owned}" cannot be written')
 
 
 def test_check_finds_the_progress_of_another_node(path: Path) -> None:
