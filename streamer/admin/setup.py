@@ -12,7 +12,7 @@ from typing import Final
 
 import psycopg
 
-from streamer.admin import capture_triggers, installation, keyless
+from streamer.admin import capture_triggers, installation, keyless, unrecorded
 from streamer.admin.check_shapes import carry_filtered_rows
 from streamer.admin.create_tables import create_missing
 from streamer.admin.nodes import Say, chosen_syncs, session
@@ -39,23 +39,23 @@ PATIENCE_SECONDS: Final = 60
 def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> None:
     """Set up all syncs, or only one, telling each step; with `fix`, alter tables where a sync demands it. Raises StreamerError."""
     waiting = chosen_syncs(config, only)
+    new: set[str] = set()
     while waiting:
         try:
-            _set_up(config, waiting.pop(0), say, fix=fix)
+            _set_up(config, waiting.pop(0), new, say, fix=fix)
         except StreamerError:
             if waiting:
                 say(f"not begun: sync {_named(waiting)}")
             raise
 
 
-def _set_up(config: Config, sync: str, say: Say, *, fix: bool) -> None:
-    """Set up one sync."""
+def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) -> None:
+    """Set up one sync; `new` are the nodes on which nothing of ours was there before."""
     _require_tables(config, sync)
     refuse_same(config, sync)
     settings = config.syncs[sync]
     servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
-    for node in servers:
-        install(config, node, say)
+    new |= {node for node in servers if install(config, node, say)}
     _make_targets(config, sync, say)
     for node in servers if settings.multi_master else ():
         with session(config, node) as connection:
@@ -68,7 +68,10 @@ def _set_up(config: Config, sync: str, say: Say, *, fix: bool) -> None:
         keep_keys(config, node, say)
     for source in settings.sources:
         with session(config, source) as connection:
-            StreamSetup(connection, config, sync, source, say).prepare()
+            began_before = StreamSetup(connection, config, sync, source, say).prepare()
+        for target in config.targets(sync, source) if began_before else ():
+            if target in new and (told := unrecorded.warning(config, sync, source, target)):
+                say(told)
 
 
 def _make_targets(config: Config, sync: str, say: Say) -> None:
@@ -108,12 +111,15 @@ def _require_tables(config: Config, sync: str) -> None:
     )
 
 
-def install(config: Config, node: str, say: Say) -> None:
-    """Make what streamer keeps in a PostgreSQL database. Where triggers capture, and nothing is written, that is made for them."""
+def install(config: Config, node: str, say: Say) -> bool:
+    """Make what streamer keeps in a PostgreSQL database; return whether nothing of it was there. Where triggers capture, and
+    nothing is written, that is made for them."""
     with session(config, node) as connection:
         if capture_triggers.captures_here(config, node, connection) and not any(target == node for *_, target in config.edges()):
-            return
+            return False
+        new = not installation.is_there(connection)
         say(f'{node}: {installation.install(connection)} schema "{OWN_SCHEMA}"')
+        return new
 
 
 class StreamSetup:
@@ -131,8 +137,8 @@ class StreamSetup:
         self._settings = config.syncs[sync]
         self._plugin = choose_capture(config.nodes[source].capture, version(connection))[0]
 
-    def prepare(self) -> None:
-        """Publications, then the slot; or triggers."""
+    def prepare(self) -> bool:
+        """Publications, then the slot; or triggers. Return whether the slot was there."""
         tables = read_tables(self._connection, self._settings.selects)
         captured = [table for table in tables if self._settings.captures(table.table)]
         slot = self._plugin != keyless.TRIGGER
@@ -140,15 +146,16 @@ class StreamSetup:
         keyless.Keys(self._config, self._sync, self._source, self._plugin, insert_only).announce(tables, self._say)
         if not slot:
             capture_triggers.prepare(self._config, self._source, self._connection, self._sync, self._say)
-            return
+            return False
         if self._plugin == "pgoutput":
             for wanted in publication.wanted(self._connection, self._slot, captured):
                 self._say(f"{self._source}: {publication.ensure(self._connection, wanted)}")
-        if not self._has_slot():
-            self._create_slot()
-            self._say(f'{self._source}: created slot "{self._slot}" with {self._plugin}')
-        else:
+        if self._has_slot():
             self._say(f'{self._source}: kept slot "{self._slot}"')
+            return True
+        self._create_slot()
+        self._say(f'{self._source}: created slot "{self._slot}" with {self._plugin}')
+        return False
 
     def _has_slot(self) -> bool:
         columns = "plugin, database, current_database(), " + ("wal_status" if version(self._connection) >= 130000 else "NULL")
