@@ -79,7 +79,7 @@ class Collisions:
         definition = self._connection.execute(query.encode(), names).fetchone()
         if definition is None:
             return None
-        found = list(self._find(table, changes, gone, definition))
+        found = list(self._find(table, changes, origin, gone, definition))
         if not found:
             return None
         touched = Counter(key for change in changes for key in keys_of(table, change))
@@ -92,10 +92,10 @@ class Collisions:
         return settled
 
     def _find(
-        self, table: MasterTable, changes: Sequence[Change], gone: set[Key], definition: Sequence[Any]
+        self, table: MasterTable, changes: Sequence[Change], origin: Origin, gone: set[Key], definition: Sequence[Any]
     ) -> Iterator[_Collision]:
         """The collisions of the changes with what is stored."""
-        part = self._world.load(table, changes)
+        part = self._world.load(table, changes, origin)
         for change in changes:
             key, row = _incoming(table, change, part.rows)
             for holder in () if row is None else self._holders(table, row, *definition):

@@ -176,7 +176,7 @@ class Judge:
         """Resolve and write changes without truncates; return what was written, and the kinds of conflicts."""
         keyless = [change for change in changes if not self._table(change[1]).key]
         keyed = [change for change in changes if self._table(change[1]).key]
-        tables = self._load(keyed)
+        tables = self._load(keyed, origin)
         present = {r: {key for key, stored in table.rows.items() if stored.row is not None} for r, table in tables.items()}
         buried = {r: {k: s.version for k, s in table.rows.items() if s.row is None} for r, table in tables.items()}
         resolution = self._resolver.resolve(keyed, origin, tables, case.removed, patient=self._misses(origin))
@@ -204,11 +204,11 @@ class Judge:
             case.locked |= burials
             raise _Again
 
-    def _load(self, changes: Sequence[Change]) -> dict[Relation, Table]:
+    def _load(self, changes: Sequence[Change], origin: Origin) -> dict[Relation, Table]:
         by_relation: dict[Relation, list[Change]] = {}
         for change in changes:
             by_relation.setdefault(change[1], []).append(change)
-        return {relation: self._world.load(self._table(relation), own) for relation, own in by_relation.items()}
+        return {relation: self._world.load(self._table(relation), own, origin) for relation, own in by_relation.items()}
 
     def _wait_for_others(self, origin: Origin, deadline: float) -> None:
         """A change rests on what has not come from a third node: give that a moment, but do not wait for ever."""
@@ -253,7 +253,7 @@ class Judge:
             if new is not None and (key := self._table(relation).key_of(new)) in buried[relation]:
                 inserted.setdefault(relation, []).append(key)
         for relation, keys in inserted.items():
-            for key, found in self._world.tombstones(self._table(relation), keys).items():
+            for key, found in self._world.tombstones(self._table(relation), keys, origin).items():
                 known = buried[relation].get(key)  # of what this transaction itself has deleted only an older truncate is found
                 if (known is None or known.precedes(found)) and found.node != origin.node and found.time is not None:
                     raise _Again

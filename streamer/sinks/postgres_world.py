@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from streamer.model import UNCHANGED, Change, Row, Value
+from streamer.model import UNCHANGED, Change, Origin, Row, Value
 from streamer.session import Connection, cells
 from streamer.sinks.conflict import Key, Rules, Stored, Table, Version
+from streamer.sinks.policy import rank
 from streamer.sinks.postgres_copied import true_versions
 from streamer.sinks.postgres_table import TableWriter
 from streamer.sinks.touched import Unique, Values, filled
@@ -75,7 +76,7 @@ class World:
         self._connection = connection
         self._versions = versions
 
-    def load(self, table: MasterTable, changes: Sequence[Change]) -> Table:
+    def load(self, table: MasterTable, changes: Sequence[Change], origin: Origin) -> Table:
         """Return the part of the table that these changes of it touch, its rows locked."""
         keys = list(dict.fromkeys(key for change in changes for key in keys_of(table, change)))
         found = self._keyed(table, keys)
@@ -86,7 +87,7 @@ class World:
                 if (held := values_of(unique, written.row)) != asked:
                     alike.setdefault(unique, {})[asked] = held
         rows = self._with_versions(table, found)
-        deleted = self.tombstones(table, [key for key in keys if table.merges or key not in rows])
+        deleted = self.tombstones(table, [key for key in keys if table.merges or key not in rows], origin)
         for key in keys:
             rows.setdefault(key, Stored(None, deleted.get(key)))
         if table.merges:
@@ -116,8 +117,8 @@ class World:
         """Return the keys that a query gives."""
         return [tuple(map(str, texts)) for texts in self._texts(query, values)]
 
-    def tombstones(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, Version]:
-        """Return the newest deletion of each of these keys, of the row or of all rows of the table."""
+    def tombstones(self, table: MasterTable, keys: Sequence[Key], origin: Origin) -> dict[Key, Version]:
+        """Return the deletion of each of these keys that a change of `origin` must face: of the row, or of all rows."""
         if not keys:
             return {}
         whole, ids = table.id_of(()), {table.id_of(key): key for key in keys}
@@ -125,7 +126,7 @@ class World:
         truncated = graves.pop(whole, None)
         found = {ids[i]: v for i, v in graves.items()}
         if truncated is not None:
-            found = {key: newer(found.get(key), truncated) for key in keys}
+            found = {key: _faced(table.rules.policy, origin, found.get(key), truncated) for key in keys}
         return found
 
     def _correct_versions(self, table: MasterTable, rows: dict[Key, Stored]) -> None:
@@ -170,9 +171,16 @@ class World:
         return cells(result)
 
 
-def newer(one: Version | None, other: Version) -> Version:
-    """Return the later of two versions; one without a time is the oldest."""
-    return other if one is None or one.precedes(other) else one
+def _faced(policy: str | tuple[str, ...], origin: Origin, one: Version | None, other: Version) -> Version:
+    """The one of two deletions that a change must face: if it is not time that decides, then the one that its origin did not know,
+    however old. Of two such ones that of the node which comes first in a list; else the later one."""
+    if one is None:
+        return other
+    if policy != "latest" and origin.knew(one) != origin.knew(other):
+        return other if origin.knew(one) else one
+    if isinstance(policy, tuple) and rank(policy, one.node) != rank(policy, other.node):
+        return min(one, other, key=lambda version: rank(policy, version.node))
+    return other if one.precedes(other) else one
 
 
 def values_of(unique: Unique, row: Row) -> Values:

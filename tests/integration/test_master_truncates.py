@@ -70,3 +70,14 @@ def test_with_a_priority_list_the_truncate_of_the_first_node_keeps_out_what_the_
     node.database.execute("TRUNCATE t")
     node.apply(node.transaction(truncate(t), time=at(1)), node.transaction(insert(t, "1", "x", "0"), time=at(2)))
     assert node.rows() == ([(1, "x", 0)] if first == "a" else [])
+
+
+def test_with_a_priority_list_a_truncate_of_the_last_node_does_not_hide_what_the_first_had_deleted(target15: Database) -> None:
+    """The one that truncated uses the key again, and knows of its own TRUNCATE, but not of that delete, which wins."""
+    node = Node(target15, Rules(("b", "a")))
+    t = node.create(T)
+    node.apply(node.transaction(insert(t, "1", "x", "0"), time=at(1)))
+    node.database.execute("DELETE FROM t")
+    emptied, now = node.transaction(truncate(t), time=datetime.now(UTC)), datetime.now(UTC)
+    node.apply(emptied, node.transaction(insert(t, "1", "y", "0"), time=now, a=now))
+    assert node.rows() == []
