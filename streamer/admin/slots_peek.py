@@ -106,7 +106,9 @@ def print_records(found: Iterable[Record], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"changes": list(found)}, indent=2, ensure_ascii=False))
         return
-    transaction = ""
+    found, transaction = list(found), ""
+    if not found:
+        print("the slot holds no changes")
     for record in found:
         if "text" in record:
             print(record["text"])

@@ -8,6 +8,7 @@ import pytest
 
 from streamer.admin import printing
 from streamer.admin.findings import ok, print_findings
+from streamer.admin.slots_peek import print_records
 from streamer.cli_options import say
 
 HEADERS = ("sync", "state", "last applied", "copied")
@@ -100,3 +101,8 @@ def test_a_name_with_a_newline_breaks_no_line(capsys: pytest.CaptureFixture[str]
         "0 errors, 0 warnings",
         'b: created table public."two\\nlines"',
     ]
+
+
+def test_a_slot_without_changes_is_not_answered_with_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    print_records([], as_json=False)
+    assert capsys.readouterr().out == "the slot holds no changes\n"
