@@ -202,10 +202,12 @@ def copy(
     yes: Yes = False,
 ) -> None:
     """Copy a table once more while the sync runs; its rows on the targets are replaced."""
-    from streamer.admin.copy import copy as again
+    from streamer.admin import copy as verb
 
+    loaded = load(config)
+    verb.require(loaded, sync, table)
     if asking("Copy it again?", yes)([f'the rows of table "{table}" on the targets of sync "{sync}" go']):
-        again(load(config), sync, table, say)
+        verb.copy(loaded, sync, table, say)
 
 
 @app.command()

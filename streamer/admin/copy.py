@@ -15,20 +15,20 @@ from streamer.model import TableName
 
 def copy(config: Config, sync: str, table: str, say: Say) -> None:
     """Have all targets of the sync copy the table. Raises UsageError if the daemon is not there or refuses."""
-    chosen_syncs(config, sync)
-    name = table_name(table)
-    _require(config, sync, name)
+    name = require(config, sync, table)
     tell(config, sync, f"copy?table={quote(str(name), safe='')}")
     when = "" if config.syncs[sync].continuous else ", in the next run of the sync"
     say(f'table "{name}" is copied again to {", ".join(config.syncs[sync].targets)}{when}; see: streamer status')
 
 
-def _require(config: Config, sync: str, table: TableName) -> None:
-    """Refuse a table that its patterns would select, and that is not there: the daemon waits for one that may come. What else is
-    wrong it says itself."""
-    settings = config.syncs[sync]
-    if settings.multi_master or not settings.selects(table):
-        return
+def require(config: Config, sync: str, table: str) -> TableName:
+    """Refuse a sync that does not exist, and a table that its patterns would select, and that is not there: the daemon waits for
+    one that may come. What else is wrong it says itself. Raises UsageError."""
+    chosen_syncs(config, sync)
+    name, settings = table_name(table), config.syncs[sync]
+    if settings.multi_master or not settings.selects(name):
+        return name
     with session(config, settings.sources[0]) as connection:
-        if table not in {found.table for found in read_tables(connection, settings.selects)}:
-            raise UsageError(f'sync "{sync}" has no table "{table}"', f"see: streamer tables --sync {sync}")
+        if name not in {found.table for found in read_tables(connection, settings.selects)}:
+            raise UsageError(f'sync "{sync}" has no table "{name}"', f"see: streamer tables --sync {sync}")
+    return name

@@ -81,8 +81,9 @@ def test_a_table_is_copied_once_more_while_the_stream_goes_on(tmp_path: Path, so
             1,
             'error: sync "shop" does not select table "sales.t"; see: streamer tables\n',
         )
-        misspelt = streamer.command("copy", "shop", "--table", "tt", "--yes", succeeds=False)
-        assert (misspelt.returncode, misspelt.stderr) == (
+        misspelt = streamer.command("copy", "shop", "--table", "tt", succeeds=False)
+        assert (misspelt.returncode, misspelt.stdout, misspelt.stderr) == (
             1,
+            "",  # nothing was asked
             'error: sync "shop" has no table "public.tt"; see: streamer tables --sync shop\n',
         )
