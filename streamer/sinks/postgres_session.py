@@ -180,7 +180,9 @@ class TargetSession:
             if _GONE in str(error):
                 raise self._progress_is_gone() from None
             hint = (
-                "grant it to the role of the url" if is_denied(error) else "cure it on the target; streamer tries again by itself"
+                "grant it to the role of the url; the statement: streamer check"
+                if is_denied(error)
+                else "cure it on the target; streamer tries again by itself"
             )
             hint = remedy(self.node, error, hint)
             raise TargetError(f'edge {self.edge}: node "{self.node}" refuses: {reason_of(error)}', hint) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.admin.setup import setup
 from streamer.report import State
 from tests.configs import make_config
 from tests.conftest import Pair
@@ -220,6 +221,19 @@ def test_only_the_table_whose_copy_broke_is_copied_again(source15: Database, tar
         copied = target18.query("SELECT table_name, position FROM streamer.copy ORDER BY table_name")
     assert [name for name, _ in copied] == ["small", "t"]
     assert copied[0][1] != copied[1][1]
+
+
+def test_a_role_that_may_not_write_a_table_learns_which_and_how_when_it_is_copied(source15: Database, target18: Database) -> None:
+    for node in (source15, target18):
+        node.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    source15.execute("INSERT INTO t VALUES (1)")
+    setup(make_config({"a": source15.url, "b": target18.url}), None, lambda line: None)
+    target18.execute("CREATE ROLE plain LOGIN PASSWORD 'Geheim-1'; GRANT USAGE ON SCHEMA streamer TO plain")
+    target18.execute("GRANT ALL ON ALL TABLES IN SCHEMA streamer TO plain; GRANT SELECT ON t TO plain")
+    url = target18.server.url(target18.name, "plain", "Geheim-1")
+    with running(make_config({"a": source15.url, "b": url}), set_up=False, wait=False) as streams:
+        said = streams.wait_for_problem('copy of table "public.t": edge shop: a -> b: node "b" refuses: permission denied')
+        assert "Geheim" not in said
 
 
 # -- a target that is away ---------------------------------------------------------------------------------------------------------
