@@ -105,7 +105,10 @@ class NodeMonitor:
         elif guard.level is GuardLevel.HALF:
             self._log.warning("wal_held_back", level=guard.level.value, finding=guard.finding)
         else:
-            remedy = "see: streamer status, streamer slots list; bring the target back, or take it out of the sync"
+            remedy = (
+                "see: streamer status, streamer slots list; bring the target back, end what is open for long on the source "
+                "(pg_stat_activity.xact_start), or take the target out of the sync"
+            )
             self._log.error("wal_held_back", level=guard.level.value, finding=guard.finding, guard=guard.mode, remedy=remedy)
 
     def _drop(self, slot: SlotReport) -> None:

@@ -292,7 +292,10 @@ def _told(node: Mapping[str, Any]) -> list[NodeFinding]:
     return [finding for finding in found if finding is not None]
 
 
-_REMEDY: Final = "bring the target back, or take it out of the sync; see: streamer slots list"
+_REMEDY: Final = (
+    "bring the target back, end what is open for long on the source (pg_stat_activity.xact_start), or take the target out of the "
+    "sync; see: streamer slots list"
+)
 
 
 def _seen(config: Config) -> list[NodeFinding]:

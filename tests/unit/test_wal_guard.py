@@ -144,6 +144,13 @@ def test_nothing_is_dropped_unless_the_config_says_so(mode: WalGuard) -> None:
     assert server.dropped == []
 
 
+def test_a_transaction_that_is_open_for_long_is_named_among_what_may_hold_wal_back() -> None:
+    """The targets had everything, and nothing else said why the slot kept so much."""
+    with structlog.testing.capture_logs() as records:
+        monitor(Server(slot(LIMIT + 1)), "alert").sample()
+    assert "pg_stat_activity.xact_start" in records[0]["remedy"]
+
+
 def test_a_level_is_told_once_and_so_is_that_it_is_well_again() -> None:
     server = Server(slot(60 * MB))
     watched = monitor(server, "alert")
