@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from streamer.admin.findings import Finding, warning
+from streamer.capture.snapshot import abandoned_slots
 from streamer.config import Config, slot_name
 from streamer.node_config import LOGICAL_DECODING
 from streamer.session import Connection, version
 
 _UNREAD: Final = (
-    "SELECT slot_name::text FROM pg_catalog.pg_replication_slots "
-    r"WHERE NOT active AND database = current_database() AND slot_name LIKE 'streamer\_%' ORDER BY 1"
+    "SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE NOT active AND database = current_database() "
+    r"AND slot_name LIKE 'streamer\_%' AND slot_name !~ '^streamer_copy_[0-9]+$' ORDER BY 1"
 )
 
 
@@ -25,7 +26,8 @@ def judge_slots_left(config: Config, node: str, connection: Connection) -> Itera
     if version(connection) < LOGICAL_DECODING:
         return
     known = {slot_name(sync, node) for sync, settings in config.syncs.items() if node in settings.sources}
-    for (slot,) in connection.execute(_UNREAD.encode()):
+    found = [slot for (slot,) in connection.execute(_UNREAD.encode())]
+    for slot in [*found, *abandoned_slots(connection)]:  # before version 10 a copy has a slot that looks as if nobody read it
         if slot not in known:
             yield warning(
                 f'slot "{slot}" on "{node}"',
