@@ -8,7 +8,7 @@ from typing import Final
 
 from psycopg import sql
 
-from streamer.model import Group, Kind, Relation
+from streamer.model import Change, Group, Kind, Relation
 from streamer.sinks.net import SetWise, Unfoldable, fleeting, fold
 from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
 from streamer.sinks.postgres_session import TargetSession
@@ -59,7 +59,7 @@ class BulkWriter:
             outcome.settle()
         except REFUSED:
             outcome = None
-        if outcome is None or outcome.missing or self._were_deleted(group):
+        if outcome is None or outcome.missing or self._were_deleted(group.changes):
             outcome = None
             self._connection.execute("ROLLBACK TO SAVEPOINT streamer_bulk")
         self._connection.execute("RELEASE SAVEPOINT streamer_bulk")  # it outlives the rollback, and what follows would be behind it
@@ -68,13 +68,12 @@ class BulkWriter:
     def _guarded(self, guard: str, relation: Relation) -> GuardedWriter:
         return self._table(relation).writer.guarded(guard)
 
-    def _were_deleted(self, group: Group) -> bool:
+    def _were_deleted(self, changes: Sequence[Change]) -> bool:
         """Whether a key that was inserted has a tombstone, or its table was truncated."""
-        changes = group.changes
         for relation in {change[1] for change in changes}:
             table = self._table(relation)
             keys = [table.key_of(new) for kind, r, _, new in changes if r is relation and kind is Kind.INSERT and new is not None]
-            if any(self._world.tombstones(table, block, group.origin) for block in _blocks(keys)):
+            if any(self._world.deletions(table, block) for block in _blocks(keys)):
                 return True
         return False
 

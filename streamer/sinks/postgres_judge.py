@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from streamer.errors import ApplyError
 from streamer.model import Change, Group, Kind, Origin, Relation
 from streamer.ports import Written
 from streamer.session import Connection, reason_of, version
-from streamer.sinks.conflict import Handler, Key, Premature, Removal, Resolution, Resolver, Table, Unresolved, Version
+from streamer.sinks.conflict import Handler, Key, Premature, Removal, Resolution, Resolver, Table, Unresolved
 from streamer.sinks.conflict_log import ConflictLog
 from streamer.sinks.net import RowWise
 from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
@@ -178,13 +178,13 @@ class Judge:
         keyed = [change for change in changes if self._table(change[1]).key]
         tables = self._load(keyed, origin)
         present = {r: {key for key, stored in table.rows.items() if stored.row is not None} for r, table in tables.items()}
-        buried = {r: {k: s.version for k, s in table.rows.items() if s.row is None} for r, table in tables.items()}
+        absent = {r: table.rows.keys() - present[r] for r, table in tables.items()}
         resolution = self._resolver.resolve(keyed, origin, tables, case.removed, patient=self._misses(origin))
         if resolution.removals:
             raise _Collided(resolution)
         self._lock_what_is_absent(resolution, present, case)
         outcome = self._effects.write(resolution.effects, present)
-        self._check_tombstones(resolution, buried, origin)
+        self._check_tombstones(resolution, tables, absent, origin)
         if keyless:
             self._applier.write(RowWise(keyless), outcome)
             outcome.settle()
@@ -244,18 +244,19 @@ class Judge:
         return len(case.removed) + len(set(case.parked)) > before
 
     def _check_tombstones(
-        self, resolution: Resolution, buried: Mapping[Relation, Mapping[Key, Version | None]], origin: Origin
+        self, resolution: Resolution, tables: Mapping[Relation, Table], absent: Mapping[Relation, Set[Key]], origin: Origin
     ) -> None:
         """Make sure that no key which was inserted has been deleted since it was looked up: an absent row cannot be locked."""
         inserted: dict[Relation, list[Key]] = {}
         for effect in resolution.effects:
             _, relation, _, new = effect.change
-            if new is not None and (key := self._table(relation).key_of(new)) in buried[relation]:
+            if new is not None and (key := self._table(relation).key_of(new)) in absent[relation]:
                 inserted.setdefault(relation, []).append(key)
         for relation, keys in inserted.items():
-            for key, found in self._world.tombstones(self._table(relation), keys, origin).items():
-                known = buried[relation].get(key)  # of what this transaction itself has deleted only an older truncate is found
-                if (known is None or known.precedes(found)) and found.node != origin.node and found.time is not None:
+            known = tables[relation].deletions
+            for key, deletions in self._world.deletions(self._table(relation), keys).items():
+                since = [version for version in deletions if version not in known.get(key, ())]
+                if any(version.node != origin.node and version.time is not None for version in since):  # else we are at it
                     raise _Again
 
     def _remove(self, resolution: Resolution, origin: Origin, case: _Case) -> None:

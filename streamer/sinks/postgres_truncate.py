@@ -42,7 +42,7 @@ def truncate(connection: Connection, world: World, versions: Versions, tables: S
 
 def _is_late(world: World, table: MasterTable, origin: Origin) -> bool:
     """Whether the table has been truncated here by one that wins, and that the origin did not know of."""
-    known, policy = world.tombstones(table, [()], origin).get(()), table.rules.policy
+    known, policy = next(iter(world.deletions(table, [()]).get((), ())), None), table.rules.policy
     if known is None or origin.knew(known):
         return False
     if isinstance(policy, tuple):

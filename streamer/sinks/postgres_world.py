@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final, NamedTuple, TypeAlias
 
 from streamer.model import UNCHANGED, Change, Origin, Row, Value
@@ -87,14 +88,15 @@ class World:
                 if (held := values_of(unique, written.row)) != asked:
                     alike.setdefault(unique, {})[asked] = held
         rows = self._with_versions(table, found)
-        deleted = self.tombstones(table, [key for key in keys if table.merges or key not in rows], origin)
+        deletions = self.deletions(table, [key for key in keys if table.merges or key not in rows])
+        deleted = {key: _faced(table.rules.policy, origin, versions) for key, versions in deletions.items()}
         for key in keys:
             rows.setdefault(key, Stored(None, deleted.get(key)))
         if table.merges:
             self._correct_versions(table, rows)
             for key in rows.keys() & deleted.keys():
                 rows[key].deleted = deleted[key]
-        return Table(table.writer.relation, table.key, table.uniques, table.rules, rows, table.nulls_alike, alike)
+        return Table(table.writer.relation, table.key, table.uniques, table.rules, rows, table.nulls_alike, alike, deletions)
 
     def _keyed(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, _Written]:
         """The rows that have these keys."""
@@ -117,17 +119,18 @@ class World:
         """Return the keys that a query gives."""
         return [tuple(map(str, texts)) for texts in self._texts(query, values)]
 
-    def tombstones(self, table: MasterTable, keys: Sequence[Key], origin: Origin) -> dict[Key, Version]:
-        """Return the deletion of each of these keys that a change of `origin` must face: of the row, or of all rows."""
+    def deletions(self, table: MasterTable, keys: Sequence[Key]) -> dict[Key, list[Version]]:
+        """Return when and where each of these keys was deleted last: its row, and all rows of the table."""
         if not keys:
             return {}
         whole, ids = table.id_of(()), {table.id_of(key): key for key in keys}
         graves = self._of_ids(TOMBSTONES, "t.xmin", [whole, *ids])
-        truncated = graves.pop(whole, None)
-        found = {ids[i]: v for i, v in graves.items()}
-        if truncated is not None:
-            found = {key: _faced(table.rules.policy, origin, found.get(key), truncated) for key in keys}
-        return found
+        truncated = [graves[whole]] if whole in graves else []
+        return {
+            key: ([graves[i]] if i in graves and i != whole else []) + truncated
+            for i, key in ids.items()
+            if i in graves or truncated
+        }
 
     def _correct_versions(self, table: MasterTable, rows: dict[Key, Stored]) -> None:
         """Give rows that were merged since the version of their ordinary columns."""
@@ -171,15 +174,17 @@ class World:
         return cells(result)
 
 
-def _faced(policy: str | tuple[str, ...], origin: Origin, one: Version | None, other: Version) -> Version:
-    """The one of two deletions that a change must face: if it is not time that decides, then the one that its origin did not know,
-    however old. Of two such ones that of the node which comes first in a list; else the later one."""
-    if one is None:
-        return other
-    if policy != "latest" and origin.knew(one) != origin.knew(other):
-        return other if origin.knew(one) else one
-    if isinstance(policy, tuple) and rank(policy, one.node) != rank(policy, other.node):
-        return min(one, other, key=lambda version: rank(policy, version.node))
+def _faced(policy: str | tuple[str, ...], origin: Origin, deletions: Sequence[Version]) -> Version:
+    """The deletion that a change of `origin` must face: the last one; but where it is not time that decides, one that the origin
+    did not know, however old, and of those that of the node which comes first in a list."""
+    facing = [] if policy == "latest" else [version for version in deletions if not origin.knew(version)]
+    if isinstance(policy, tuple) and facing:
+        first = min(rank(policy, version.node) for version in facing)
+        facing = [version for version in facing if rank(policy, version.node) == first]
+    return reduce(_later, facing or deletions)
+
+
+def _later(one: Version, other: Version) -> Version:
     return other if one.precedes(other) else one
 
 

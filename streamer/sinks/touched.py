@@ -8,7 +8,7 @@ of it). So the server says which of the values that are asked for are `alike` th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -54,6 +54,8 @@ class Table:
     nulls_alike: Set[Unique] = frozenset()
     #: for unique keys: values that a row equals, though it has other texts, and these
     alike: Mapping[Unique, Mapping[Values, Values]] = field(default_factory=dict)
+    #: all that is known of the deletion of keys, of which `rows` has what counts
+    deletions: Mapping[Key, Sequence[Version]] = field(default_factory=dict)
 
 
 class Plan:

@@ -81,3 +81,14 @@ def test_with_a_priority_list_a_truncate_of_the_last_node_does_not_hide_what_the
     emptied, now = node.transaction(truncate(t), time=datetime.now(UTC)), datetime.now(UTC)
     node.apply(emptied, node.transaction(insert(t, "1", "y", "0"), time=now, a=now))
     assert node.rows() == []
+
+
+def test_with_a_priority_list_a_key_deleted_before_a_known_truncate_is_used_in_passing(target15: Database) -> None:
+    """Formerly the transaction was judged anew for ever: its own delete hid the one that the truncate had been compared with."""
+    node = Node(target15, Rules(("a", "b")))
+    t = node.create(T)
+    node.apply(node.transaction(insert(t, "1", "x", "0"), delete(t, "1", "x", "0"), time=at(1)))
+    node.database.execute("TRUNCATE t")
+    now = datetime.now(UTC)
+    node.apply(node.transaction(insert(t, "1", "y", "0"), delete(t, "1", "y", "0"), insert(t, "2", "z", "0"), time=now, b=now))
+    assert node.rows() == [(2, "z", 0)]
