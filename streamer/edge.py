@@ -5,7 +5,7 @@ stream, write groups; after an error, wait and begin again from what the target 
 the target.
 
 The trap: what the reader hands over may be there already (the stream starts at the lowest progress of all its edges), so
-everything committed before `Intake.next` is passed over; strictly before, because a commit record may begin exactly where the
+everything committed before `_Intake.next` is passed over; strictly before, because a commit record may begin exactly where the
 last position ends.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,10 +25,9 @@ from streamer.complaints import Complaints, blocked
 from streamer.copying import InitialCopy, prepare, verify
 from streamer.errors import ApplyError, InternalError, StreamerError
 from streamer.grouping import groups, idle_group
-from streamer.intake import Intake
 from streamer.key_ranges import CopyAnew
 from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, EdgeName, Group, Idle, Origin, Piece, Seen, SlotIdentity, TableName
-from streamer.ports import Landmark, Place, Progress, Sink, SlotState, Source
+from streamer.ports import Place, Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
 from streamer.retry import Backoff
@@ -45,6 +44,22 @@ SETTLE_SECONDS: Final = 3.0
 """How long a stopping edge waits for its last group to be durable."""
 LOOK_SECONDS: Final = 0.1
 """How often durability is asked for while something is not durable yet."""
+
+
+@dataclass(slots=True)
+class _Intake:
+    """How far the reader has come with an edge."""
+
+    #: everything committed before it is in the queue or the target
+    next: LSN
+    #: what the source had applied of others by `next`
+    seen: Seen
+    #: what the source has sent of it, for the lag
+    sent: LSN
+    #: the last position that was queued for its own sake
+    idle: LSN
+    #: the last transaction in the queue is not whole
+    unfinished: bool = False
 
 
 class Edge:
@@ -87,15 +102,14 @@ class Edge:
         #: what the target holds, and what of it survives a crash; None until the target has said so
         self._position: LSN | None = None
         self._durable: LSN | None = None
-        #: what the source had applied of others by the position, and the last transaction of its own
+        #: what the source had applied of others by the position
         self._seen: Seen = NOTHING_SEEN
-        self._landmark: Landmark | None = None
         # the reader's side; the lock guards coming and going, so that neither side acts on what the other has just left behind
         self._lock = threading.Lock()
         self._ready = False
         self._aboard = threading.Event()
         self._slot: SlotIdentity | None = None
-        self._intake = Intake(LSN(0), NOTHING_SEEN, LSN(0), LSN(0))
+        self._intake = _Intake(LSN(0), NOTHING_SEEN, LSN(0), LSN(0))
         self._starts, self._batches = Starts({}, LSN(0)), False
 
     # -- the reader's side -------------------------------------------------------------------------------------------------------
@@ -112,10 +126,10 @@ class Edge:
             if not self._aboard.is_set():
                 self._queue.clear()
                 position = self._position or LSN(0)
-                self._intake = Intake(position, self._seen, position, position, self._landmark)
+                self._intake = _Intake(position, self._seen, position, position)
                 self._starts.begin_session()
                 self._aboard.set()
-            return Place(self._intake.next, self._intake.seen, self._starts.positions, self._intake.since)
+            return Place(self._intake.next, self._intake.seen, self._starts.positions)
 
     @property
     def waiting(self) -> bool:
@@ -124,9 +138,8 @@ class Edge:
 
     @property
     def durable(self) -> LSN | None:
-        """The position up to which the target will not forget; None if it has not said yet, or the source is not recognised yet: a
-        slot that were told of it would not give again what the source is recognised by."""
-        return None if self._intake.awaited is not None else self._durable
+        """The position up to which the target will not forget; None if it has not said yet."""
+        return self._durable
 
     @property
     def failed(self) -> bool:
@@ -157,16 +170,13 @@ class Edge:
         self._intake = intake
         return True
 
-    def _choose(self, item: Piece | Idle, intake: Intake) -> Piece | Idle | None:
+    def _choose(self, item: Piece | Idle, intake: _Intake) -> Piece | Idle | None:
         """The item as the edge wants it, noted in `intake`; None if it is not for us, or here already."""
-        if intake.awaited is not None:
-            intake.recognise(self.name, item)
         if isinstance(item, Idle):
             return self._choose_idle(item, intake)
         position = item.transaction.position
         if position < intake.next:
             return None
-        intake.last = (position, item.transaction.origin.commit_time)
         intake.sent = max(intake.sent, position)
         changes = self._starts.changes(item) if self._route.accepts(item.transaction) else []
         if not changes and not intake.unfinished and not item.awaited:
@@ -177,7 +187,7 @@ class Edge:
             intake.seen = item.seen
         return item if changes is item.changes else replace(item, changes=changes)
 
-    def _choose_idle(self, item: Idle, intake: Intake) -> Idle | None:
+    def _choose_idle(self, item: Idle, intake: _Intake) -> Idle | None:
         """Move progress without changes: only now and then, because it is a write on the target, and may echo in a mesh."""
         intake.sent = max(intake.sent, item.position)
         # else a new session would ask for what has been confirmed since, and the slot would look as if it had lost it
@@ -195,7 +205,6 @@ class Edge:
         self._batches = state.batches
         if self._slot is not None and self._aboard.is_set() and not verify(self.name, self._slot, self._intake.next, state):
             self.let_go()  # it comes back when the new timeline is recorded
-        self._intake.begin_session(state)
 
     def end_session(self) -> None:
         """The stream begins anew: a transaction that is only half here will come again from its beginning."""
@@ -277,7 +286,7 @@ class Edge:
             self.sequences.close()
 
     def _get_ready(self, progress: Progress, sink: Sink) -> None:
-        self._position, self._seen, self._landmark = progress.position, progress.seen, progress.last
+        self._position, self._seen = progress.position, progress.seen
         self._durable, self._slot = sink.durable(), progress.slot
         self._quarantined = sink.quarantined()
         self._starts = Starts(progress.copied, progress.position, progress.ranges)

@@ -29,9 +29,6 @@ from streamer.model import (
 )
 from streamer.post_data import Builder
 
-Landmark: TypeAlias = tuple[LSN, datetime]
-"""A transaction of the source's WAL: where its commit record begins, and its commit time, which nobody makes a second time."""
-
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
@@ -59,8 +56,6 @@ class Place:
     seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
     #: from where on it wants changes of a table: those before are in the table's copy. Its ranges may differ in that
     starts: Mapping[TableName, Collection[LSN]] = field(default_factory=dict)
-    #: from where on it wants to read, in order to recognise the source; None: from the position
-    since: LSN | None = None
 
 
 class Reader(Protocol):
@@ -125,8 +120,8 @@ class Source(Protocol):
         """Return the tables that the sync selects. Raises ConnectError."""
 
     def read_from(self, places: Sequence[Place]) -> AbstractContextManager[Reader]:
-        """Open the stream for edges that go on at these places, in order, one at least: transactions committed before all that they
-        want to read may be left out. Raises SourceError, ConnectError.
+        """Open the stream for edges that go on at these places, in order, one at least: transactions committed before the first may
+        be left out. Raises SourceError, ConnectError.
         """
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
@@ -197,8 +192,6 @@ class Progress:
     seen: Seen = field(default_factory=lambda: NOTHING_SEEN)
     #: of tables whose copy is not finished, what is; of others, where the changes of each range begin if that is not the same
     ranges: dict[TableName, tuple[CopiedRange, ...]] = field(default_factory=dict)
-    #: the last transaction made on the source itself, if it is known
-    last: Landmark | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,7 @@ class MemorySource:
         position = places[0].position
         self.sessions.append(position)
         self.known.append([(place.position, place.seen) for place in places])
-        since = min(place.position if place.since is None else place.since for place in places)
-        yield MemoryReader(self, max(since, self.confirmed))
+        yield MemoryReader(self, max(position, self.confirmed))
 
     def wait_for(self, index: int, timeout: float) -> list[Piece]:
         """What is in the log from `index` on."""

@@ -213,10 +213,9 @@ class SlotSource:
 
     @contextmanager
     def read_from(self, places: Sequence[Place]) -> Iterator[SlotReader]:
-        """Open the stream where the first place wants it; on leaving, what was confirmed is sent once more."""
-        start = min(place.position if place.since is None else place.since for place in places)
+        """Open the stream at the first place; on leaving, what was confirmed is sent once more."""
         with self._connection() as connection:
-            stream, decoder, envelope = self._open(connection, start)
+            stream, decoder, envelope = self._open(connection, places[0].position)
             try:
                 assembler = Assembler(self._node, envelope, self._interest, [(p.position, p.seen) for p in places])
                 yield SlotReader(stream, decoder, assembler, partial(self._look, connection))

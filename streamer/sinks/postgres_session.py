@@ -24,7 +24,7 @@ from psycopg import pq, sql
 
 from streamer.copied_ranges import by_table, copied_range
 from streamer.errors import SchemaError, SlotError, TakenError, TargetError, start_over
-from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, EdgeName, Group, Seen, SlotIdentity, TableName
+from streamer.model import LSN, NOTHING_SEEN, EdgeName, Group, Seen, SlotIdentity, TableName
 from streamer.ports import Progress
 from streamer.session import Connection, connect, connect_error, is_denied, reason_of, remedy, reported, version
 from streamer.sinks.postgres_apply import REFUSED
@@ -146,9 +146,7 @@ class TargetSession:
     def _read_progress(self) -> Progress | None:
         try:
             row = self.connection.execute(
-                f"SELECT system_identifier, database, slot, position, {SOURCE_SEEN}, origin, origin_position, origin_time "
-                f"FROM streamer.progress WHERE {EDGE}",
-                self.where,
+                f"SELECT system_identifier, database, slot, position, {SOURCE_SEEN} FROM streamer.progress WHERE {EDGE}", self.where
             ).fetchone()
             copied = self.connection.execute(
                 f"SELECT schema_name, table_name, position FROM streamer.copy WHERE {EDGE}", self.where
@@ -168,7 +166,6 @@ class TargetSession:
             {TableName(schema, name): LSN.parse(at) for schema, name, at in copied},
             read_seen(row[4]),
             by_table((TableName(schema, name), copied_range(*of)) for schema, name, *of in ranges),
-            (LSN.parse(row[6]), row[7]) if row[5] == self.edge.source and row[7] > POSTGRES_EPOCH else None,
         )
 
     @contextmanager

@@ -75,36 +75,3 @@ def test_a_promoted_standby_that_lacks_what_the_target_holds_is_refused(
         streamer.start()
         streamer.wait_for_problem("is on timeline 3 of its WAL, and never had all that")
         assert target18.query("SELECT count(*) FROM t WHERE id > 400") == [(0,)]
-
-
-def test_a_source_put_back_to_older_files_is_refused_though_its_wal_is_long_again(
-    source: Database, target18: Database, tmp_path: Path
-) -> None:
-    """A snapshot of the machine: same cluster, same timeline, WAL beyond the target's position. Rows written since were lost."""
-    server, older = source.server, tmp_path / "older"
-    make_counters(source)
-    with Streamer(tmp_path, {"a": source.url, "b": target18.url}) as streamer:
-        streamer.setup().start_streaming()
-        wait_until_same(source, target18, ALL)
-        streamer.stop()
-        server.stop()
-        shutil.copytree(server.data_dir, older, symlinks=True)
-        server.start()
-        streamer.start_streaming()
-        source.execute(INSERT, [1, 101, 200])
-        wait_until_same(source, target18, ALL)
-        with streamer.frozen():
-            server.stop("immediate")
-            shutil.rmtree(server.data_dir)
-            shutil.copytree(older, server.data_dir, symlinks=True)
-            server._hand_over(server.directory)
-            server.start()
-            source.execute(INSERT, [2, 401, 410])
-            source.execute("CREATE TABLE filler AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 3000)")
-            source.execute(INSERT, [2, 411, 420])
-        streamer.wait_for_problem("the source was restored from a backup")
-        streamer.kill()
-        streamer.start()
-        streamer.wait_for_problem("the source was restored from a backup")
-        assert "streamer teardown --sync shop" in streamer.status()[0]["remedy"]
-        assert target18.query("SELECT count(*) FROM t WHERE id > 400") == [(0,)]

@@ -226,7 +226,7 @@ def test_the_grants_that_are_told_for_databases_of_schemas_are_enough(
     user.grant(RIGHTS)
     config = with_databases(make_config({"a": source15.url, "m": user.url}))
     try:
-        with pytest.raises(ConnectError) as caught:
+        with pytest.raises(SchemaError) as caught:
             set_up(config)
         assert caught.value.hint == f"there, as an administrator: GRANT {RIGHTS} ON `odd sales`.* TO 'streamer'@'127.0.0.1'"
         (remedy,) = (

@@ -55,7 +55,6 @@ LAYERS = (
         "stream",
         "runner",
         "edge",
-        "intake",
         "complaints",
         "copying",
         "copy_jobs",
