@@ -116,5 +116,7 @@ def test_rows_arrive_everywhere_and_nothing_of_it_stays(
     assert streamer.stop() == 0
     streamer.command("teardown", "--yes")
     assert source.query(CATALOG) == before
-    # the source's: a target on the same server tells of the connection that the kill has cut
-    assert "@source ERROR: " not in source.server.log[logged:]
+    # the source's: a target on the same server tells of the connection that the kill has cut. A reader that begins anew for an edge
+    # which joins cancels what it was reading
+    errors = [line for line in source.server.log[logged:].splitlines() if "@source ERROR: " in line]
+    assert [line for line in errors if "canceling statement due to user request" not in line] == []
