@@ -205,9 +205,9 @@ def copy(
     from streamer.admin import copy as verb
 
     loaded = load(config)
-    verb.require(loaded, sync, table)
+    name = verb.require(loaded, sync, table)
     if asking("Copy it again?", yes)([f'the rows of table "{table}" on the targets of sync "{sync}" go']):
-        verb.copy(loaded, sync, table, say)
+        verb.copy(loaded, sync, name, say)
 
 
 @app.command()

@@ -101,6 +101,7 @@ class _Check:
     def _look_at_unused(self, node: str) -> None:
         self.findings.append(warning(f'node "{node}"', "no sync uses it", f"remove [nodes.{node}], or name it in a sync"))
         if self._config.nodes[node].kind == "postgresql":
+            # nobody needs the node, so it need not be there
             with suppress(StreamerError), session(self._config, node) as connection:
                 self.findings += judge_slots_left(self._config, node, connection)
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from streamer.admin.findings import Finding, warning
-from streamer.capture.snapshot import abandoned_slots
+from streamer.capture.snapshot import COPY_SLOT, abandoned_slots
 from streamer.config import Config, slot_name
 from streamer.node_config import LOGICAL_DECODING
 from streamer.session import Connection, version
 
 _UNREAD: Final = (
     "SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE NOT active AND database = current_database() "
-    r"AND slot_name LIKE 'streamer\_%' AND slot_name !~ '^streamer_copy_[0-9]+$' ORDER BY 1"
+    rf"AND slot_name LIKE 'streamer\_%' AND slot_name !~ '{COPY_SLOT}$' ORDER BY 1"
 )
 
 

@@ -13,17 +13,17 @@ from streamer.errors import UsageError
 from streamer.model import TableName
 
 
-def copy(config: Config, sync: str, table: str, say: Say) -> None:
-    """Have all targets of the sync copy the table. Raises UsageError if the daemon is not there or refuses."""
-    name = require(config, sync, table)
-    tell(config, sync, f"copy?table={quote(str(name), safe='')}")
+def copy(config: Config, sync: str, table: TableName, say: Say) -> None:
+    """Have all targets of the sync copy the table, which `require` has found. Raises UsageError if the daemon is not there or
+    refuses."""
+    tell(config, sync, f"copy?table={quote(str(table), safe='')}")
     when = "" if config.syncs[sync].continuous else ", in the next run of the sync"
-    say(f'table "{name}" is copied again to {", ".join(config.syncs[sync].targets)}{when}; see: streamer status')
+    say(f'table "{table}" is copied again to {", ".join(config.syncs[sync].targets)}{when}; see: streamer status')
 
 
 def require(config: Config, sync: str, table: str) -> TableName:
-    """Refuse a sync that does not exist, and a table that its patterns would select, and that is not there: the daemon waits for
-    one that may come. What else is wrong it says itself. Raises UsageError."""
+    """Return the table's name. Refuse a sync that does not exist, and a table that its patterns would select, and that is not
+    there: the daemon waits for one that may come. What else is wrong it says itself. Raises UsageError."""
     chosen_syncs(config, sync)
     name, settings = table_name(table), config.syncs[sync]
     if settings.multi_master or not settings.selects(name):

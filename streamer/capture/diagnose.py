@@ -128,11 +128,9 @@ _CASES = (
 )
 
 _CODES = {
-    "W55000": (
-        r"",
-        _missing_publication,
-    ),  # https://github.com/postgres/postgres/blob/master/src/backend/replication/pgoutput/pgoutput.c
+    "W55000": (r"", _missing_publication),
     "55006": (r"(\d+)\D*$", _active),
     "22021": (r"", _no_text),
 }
-"""What the codes say in every language."""
+"""What the codes say in every language; the first: https://github.com/postgres/postgres/blob/master/src/backend/replication/pgoutput/pgoutput.c
+"""

@@ -34,7 +34,8 @@ BLOCK: Final = 256 * 1024
 """Bytes gathered before rows are handed on: one row a time would cost more than the row."""
 TEMPORARY_SLOTS: Final = 100000  # version 10
 _SLOT: Final = "streamer_copy_"
-"""What the names of slots begin with; the number of the session's process follows."""
+COPY_SLOT: Final = f"^{_SLOT}([0-9]+)"
+"""The names of slots: the number of the session's process follows."""
 _APPLICATION: Final = "streamer snapshot"
 
 _PROGRESS: Final = (
@@ -229,7 +230,7 @@ def abandoned_slots(connection: Connection) -> list[str]:
     server that has temporary slots has dropped them by itself; an older one would keep WAL for them for ever."""
     if not LOGICAL_DECODING <= version(connection) < TEMPORARY_SLOTS:
         return []
-    asked = {"name": f"^{_SLOT}([0-9]+)", "application": _APPLICATION}
+    asked = {"name": COPY_SLOT, "application": _APPLICATION}
     return [slot for (slot,) in connection.execute(_ABANDONED, asked)]
 
 

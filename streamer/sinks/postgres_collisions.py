@@ -18,7 +18,7 @@ from streamer.model import UNCHANGED, Change, Kind, Origin, Row, TableName
 from streamer.session import Connection, version
 from streamer.sinks.conflict import Conflict, ConflictKind, Handler, Key, Removal, Resolution, Stored, Version
 from streamer.sinks.policy import decide
-from streamer.sinks.postgres_table import EQUALS
+from streamer.sinks.postgres_table import EQUALS, index_columns
 from streamer.sinks.postgres_world import MasterTable, World, equality, keys_of
 from streamer.sinks.touched import filled
 
@@ -71,10 +71,8 @@ class Collisions:
         the transaction itself may undo before it comes to them, and those that rest on what its origin knew. Of these the first is,
         if there are no others.
         """
-        number = version(self._connection)
-        count = "indnkeyatts" if number >= 110000 else "indnatts"
-        nulls_alike = "i.indnullsnotdistinct" if number >= 150000 else "false"
-        query = _DEFINITION.format(count=count, equals=EQUALS.format(opclass="o.oid = i.indclass[k]"), nulls_alike=nulls_alike)
+        equals = EQUALS.format(opclass="o.oid = i.indclass[k]")
+        query = _DEFINITION.format(equals=equals, **index_columns(version(self._connection)))
         names = [table.writer.relation.table.schema, _index(refusal)]
         definition = self._connection.execute(query.encode(), names).fetchone()
         if definition is None:

@@ -71,10 +71,9 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
     if not rows:
         raise SchemaError(f'table "{table}" does not exist on "{node}"', "create it there, or run: streamer setup")
     query = _UNIQUES.format(
-        count="indnkeyatts" if number >= 110000 else "indnatts",
         immediate="i.indimmediate" if number >= 90000 else "true",
         identity="i.indisreplident" if number >= 90400 else "false",
-        nulls_alike="i.indnullsnotdistinct" if number >= 150000 else "false",
+        **index_columns(number),
     )
     uniques = connection.execute(query, [table.schema, table.name]).fetchall()
     keys = tuple(tuple(names) for names, is_key, _ in uniques if is_key)
@@ -93,6 +92,15 @@ EQUALS: Final = """'OPERATOR(' || pg_catalog.quote_ident(s.nspname) || '.' || e.
           JOIN pg_catalog.pg_namespace s ON s.oid = e.oprnamespace
           WHERE {opclass}"""
 """What follows SELECT to get the operator by which an operator class takes values for equal."""
+
+
+def index_columns(server: int) -> dict[str, str]:
+    """Return what pg_index has by version, in SQL: the number of columns that are compared, and whether NULLs are alike."""
+    return {
+        "count": "indnkeyatts" if server >= 110000 else "indnatts",
+        "nulls_alike": "i.indnullsnotdistinct" if server >= 150000 else "false",
+    }
+
 
 _COLUMNS: Final = """
 WITH RECURSIVE bases AS (

@@ -85,7 +85,7 @@ class World:
         for unique in table.uniques:
             for asked, written in self._holders(table, unique, changes):
                 found.setdefault(table.key_of(written.row), written)
-                if (held := values_of(unique, written.row)) != asked:
+                if (held := _values_of(unique, written.row)) != asked:
                     alike.setdefault(unique, {})[asked] = held
         rows = self._with_versions(table, found)
         deletions = self.deletions(table, [key for key in keys if table.merges or key not in rows])
@@ -188,7 +188,7 @@ def _later(one: Version, other: Version) -> Version:
     return other if one.precedes(other) else one
 
 
-def values_of(unique: Unique, row: Row) -> Values:
+def _values_of(unique: Unique, row: Row) -> Values:
     """Return what a row that is known whole has in the columns of a unique key."""
     return tuple(None if row[i] is None else str(row[i]) for i in unique)
 
@@ -231,4 +231,4 @@ def _wanted(unique: Unique, changes: Sequence[Change], *, nulls: bool) -> Iterat
             continue
         row = filled(new, old)
         if all(row[i] is not UNCHANGED and (nulls or row[i] is not None) for i in unique):
-            yield values_of(unique, row)
+            yield _values_of(unique, row)
