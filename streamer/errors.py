@@ -9,6 +9,7 @@
       SourceError           the source cannot give what is asked of it
         SlotError           the slot is missing, or is not the one that progress belongs to
         DecodeError         a message of the output plugin that we do not understand, or must not trust
+        HeldBackError       the source is read, but sends nothing before something else has happened
       TargetError           the target cannot take what is given to it
         SchemaError         a table or column is missing or differs
         ApplyError          a row was refused
@@ -71,6 +72,10 @@ class DecodeError(SourceError):
     """A message of the output plugin cannot be read, or must not be trusted."""
 
     permanent = True
+
+
+class HeldBackError(SourceError):
+    """The source is read, but sends nothing before something else has happened; the session goes on."""
 
 
 NOT_UTF8: Final = (

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
+from streamer.errors import StreamerError
 from streamer.model import (
     LSN,
     NOTHING_SEEN,
@@ -60,6 +61,10 @@ class Place:
 
 class Reader(Protocol):
     """An open stream of changes."""
+
+    @property
+    def obstacle(self) -> StreamerError | None:
+        """Why nothing comes though the session goes on, if the source tells that; None while something comes."""
 
     def read(self, timeout: float) -> Sequence[Piece | Idle]:
         """Return what has come, in order, waiting up to `timeout` seconds for something; possibly nothing.

@@ -147,9 +147,9 @@ class Stream:
             try:
                 while not (self._stop.is_set() or self._finished() or any(edge.waiting for edge in self._edges)):
                     if items := reader.read(WAIT_SECONDS):
-                        self._problem = None
                         backoff.reset()
                         self._idle = [item for item in items[-1:] if isinstance(item, Idle)]
+                    self._note(reader.obstacle, something_came=bool(items))
                     if items := self._hastened(items):
                         self._dispatch(items, reader)
                     reader.confirm(self._confirmable())
@@ -239,6 +239,14 @@ class Stream:
         self._sessions += Sessions(failed=int(self._state is not State.STANDBY))
         if first:
             logs.failure(self._log, "stream", error)
+
+    def _note(self, obstacle: StreamerError | None, *, something_came: bool) -> None:
+        """Tell what keeps the source from sending, and forget what was wrong once something comes."""
+        if obstacle is None:
+            self._problem = None if something_came else self._problem
+        elif self._problem is None or self._problem.message != obstacle.message:
+            self._problem = Problem.of(obstacle, datetime.now(UTC))
+            self._log.warning("stream_held_back", reason=obstacle.message, remedy=obstacle.hint)
 
     def report(self) -> StreamReport:
         """Return what the stream and its edges are doing now."""

@@ -84,6 +84,8 @@ class MemorySource:
 class MemoryReader:
     """Implements ports.Reader: two pieces a time, then the idle position."""
 
+    obstacle = None
+
     def __init__(self, source: MemorySource, position: LSN) -> None:
         self._source = source
         self._position = position

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from streamer.errors import ConnectError, SlotError, SourceError, StreamerError, TakenError, start_over
+from streamer.errors import ConnectError, HeldBackError, SlotError, SourceError, StreamerError, TakenError, start_over
 
 ALLOW_WAL2JSON = (
     "on that server: ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json; SELECT pg_reload_conf(); "
@@ -32,7 +32,7 @@ class Diagnosis:
         for pattern, explain in _CASES:
             if match := re.search(pattern, text):
                 return explain(self, text, match)
-        if code in _CODES and (match := re.search(_CODES[code][0], text)):
+        if code in _CODES and (match := re.search(_CODES[code][0].format(slot=self.slot), text)):
             return _CODES[code][1](self, text, match)
         if (
             re.search(r"server closed the connection|terminating connection|starting up|shutting down|SSL|connection", text)
@@ -111,7 +111,16 @@ def _unmapped(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
     )
 
 
+def _held_back(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
+    return HeldBackError(
+        f'node "{at.node}" sends no changes before a standby of it has them: {text}',
+        "start that standby; or, on that server, take its slot out of synchronized_standby_slots: ALTER SYSTEM SET, then SELECT "
+        "pg_reload_conf()",
+    )
+
+
 _CASES = (
+    (r"synchronized_standby_slots", _held_back),
     (r'library "wal2json" may not be used', _refused),
     (r'could not access file "([^"]+)"', _not_installed),
     (r'publication "[^"]*" does not exist|skipped loading publication', _missing_publication),
@@ -128,7 +137,7 @@ _CASES = (
 )
 
 _CODES = {
-    "W55000": (r"", _missing_publication),
+    "W55000": (r"{slot}", _missing_publication),
     "55006": (r"(\d+)\D*$", _active),
     "22021": (r"", _no_text),
 }

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import psycopg
 from psycopg import pq
 
-from streamer.errors import ConnectError, StreamerError
+from streamer.errors import ConnectError, HeldBackError, StreamerError
 from streamer.model import LSN, POSTGRES_EPOCH
 from streamer.session import Connection
 
@@ -67,6 +67,8 @@ class ReplicationStream:
         self._heard_at = time.monotonic()
         self._interval = REPORT_ALWAYS
         self._broken: StreamerError | None = None
+        #: why the server sends nothing for now, as far as it tells
+        self.obstacle: HeldBackError | None = None
         connection.add_notice_handler(self._heed)
         listed = ", ".join(f"{_quote_name(name)} {_quote_text(value)}" for name, value in options.items())
         self._start(f"START_REPLICATION SLOT {_quote_name(slot)} LOGICAL {position} ({listed})")
@@ -85,7 +87,9 @@ class ReplicationStream:
     def _heed(self, notice: psycopg.errors.Diagnostic) -> None:
         """Take a warning that changes are being left out for an error; the server itself would go on."""
         error = self._explain(notice.message_primary or "", f"W{notice.sqlstate}")
-        if error.permanent:
+        if isinstance(error, HeldBackError):
+            self.obstacle = error
+        elif error.permanent:
             self._broken = error
 
     def report_every(self, seconds: float) -> None:
@@ -109,9 +113,12 @@ class ReplicationStream:
             limit -= length
             # bytes(): the memory is libpq's, and gone with the next call
             if data[0] == 119:  # w
+                self.obstacle = None
                 yield bytes(data[_WAL_HEADER:])
             elif data[0] == 107:  # k
                 position, _, reply = _KEEPALIVE.unpack(data)
+                if position > self._received:
+                    self.obstacle = None
                 self._received = max(self._received, LSN(position))
                 self._reply_due = self._reply_due or bool(reply)
                 yield Keepalive(LSN(position), bool(reply))

@@ -28,7 +28,7 @@ from streamer.capture.replication import Keepalive, ReplicationStream, timeline_
 from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
-from streamer.errors import SlotError, SourceError, TakenError, no_longer_carried
+from streamer.errors import HeldBackError, SlotError, SourceError, TakenError, no_longer_carried
 from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
 from streamer.node_config import Node, choose_capture
 from streamer.ports import CopyTable, Place, SlotState
@@ -72,6 +72,11 @@ class SlotReader:
         self._only_echo = False
         #: until when to let more come
         self._pause_until = 0.0
+
+    @property
+    def obstacle(self) -> HeldBackError | None:
+        """Why the server sends nothing for now, as far as it tells."""
+        return self._stream.obstacle
 
     def read(self, timeout: float) -> list[Piece | Idle]:
         """Return what has come, waiting up to `timeout` seconds if nothing has."""

@@ -74,6 +74,8 @@ Step: TypeAlias = Piece | Idle | float
 class TriggerReader:
     """Implements ports.Reader for the sync `sync` on the node named `node`, from these places on; a `deaf` one is not woken."""
 
+    obstacle = None
+
     def __init__(
         self,
         node: str,

@@ -16,6 +16,7 @@ from tests.acceptance.daemon import Streamer
 from tests.acceptance.tables import make_counters, wait_until_same
 from tests.binaries import server_b_bin_dir
 from tests.servers import Database, PostgresServer
+from tests.waiting import wait_for
 
 ALL = "SELECT * FROM t ORDER BY id"
 INSERT = "INSERT INTO t SELECT i, %s FROM generate_series(%s::int, %s::int) i"
@@ -75,3 +76,23 @@ def test_a_promoted_standby_that_lacks_what_the_target_holds_is_refused(
         streamer.start()
         streamer.wait_for_problem("is on timeline 3 of its WAL, and never had all that")
         assert target18.query("SELECT count(*) FROM t WHERE id > 400") == [(0,)]
+
+
+def test_a_source_that_waits_for_its_standby_is_told_and_goes_on(source: Database, target18: Database, tmp_path: Path) -> None:
+    """The server's warning was taken for a missing publication, and the stream stopped for good."""
+    make_counters(source)
+    source.server.execute("SELECT pg_create_physical_replication_slot('two', true)")
+    source.server.execute("ALTER SYSTEM SET synchronized_standby_slots = 'two'")
+    source.server.execute("SELECT pg_reload_conf()")
+    with Streamer(tmp_path, {"a": source.url, "b": target18.url}) as streamer:
+        streamer.setup().command("slots", "create", "shop", "--failover")
+        streamer.start()
+        source.execute(INSERT, [2, 201, 300])
+        streamer.wait_for_problem("synchronized_standby_slots")
+        (edge,) = streamer.status()
+        assert edge["state"] == "streaming", edge
+        assert "start that standby" in edge["remedy"], edge
+        source.server.execute("ALTER SYSTEM RESET synchronized_standby_slots")
+        source.server.execute("SELECT pg_reload_conf()")
+        wait_until_same(source, target18, ALL)
+        wait_for(lambda: not streamer.problems(), "the problem to be over")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamer.capture.diagnose import Diagnosis
-from streamer.errors import SlotError, SourceError, StreamerError, TakenError
+from streamer.errors import HeldBackError, SlotError, SourceError, StreamerError, TakenError
 
 SAID = [
     ("WARNUNG: Laden der Publikation »streamer_shop_a« übersprungen", "W55000", SlotError, "changes made without it"),
@@ -25,3 +25,20 @@ def test_a_translated_complaint_is_understood_by_its_code(text: str, code: str, 
 def test_a_code_that_says_little_leaves_the_servers_own_words() -> None:
     error = Diagnosis("a", "shop", "streamer_shop_a")("FEHLER: irgendetwas ist falsch", "55000")
     assert (type(error), error.message) == (SourceError, 'slot "streamer_shop_a" on "a": FEHLER: irgendetwas ist falsch')
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('replication slot "two" specified in parameter "synchronized_standby_slots" does not have active_pid', "W55000"),
+        ("Parameter »synchronized_standby_slots«: Slot »two« hat keine active_pid", "W55000"),
+        ('physical replication slot "two" specified in parameter "synchronized_standby_slots" has been invalidated', "55000"),
+    ],
+)
+def test_a_source_that_waits_for_its_standby_has_lost_nothing(text: str, code: str) -> None:
+    error = Diagnosis("a", "shop", "streamer_shop_a")(text, code)
+    assert (type(error), error.permanent) == (HeldBackError, False)
+
+
+def test_a_warning_of_something_else_is_none_of_a_missing_publication() -> None:
+    assert not Diagnosis("a", "shop", "streamer_shop_a")("WARNUNG: irgendetwas fehlt", "W55000").permanent
