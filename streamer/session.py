@@ -77,7 +77,7 @@ _WALSENDER_SQL: Final = 100000
 _OLDEST_DIGITS: Final = {"extra_float_digits": "2"}
 """What 8.4 takes; enough to tell every float8 from every other, and one digit short for float4 only before 9.0."""
 
-_HINTS: Final = (
+_HINTS: Final = (  # the first pattern that is found in what was told counts
     (
         "password authentication failed",
         "put the right password into ~/.pgpass, or write ${{NAME}} into nodes.{node}.url and export NAME",
@@ -86,16 +86,38 @@ _HINTS: Final = (
         "no password supplied",
         "put the password into ~/.pgpass, or write ${{NAME}} into nodes.{node}.url and export NAME",
     ),
+    (
+        "(Peer|Ident) authentication failed",
+        "run streamer as the system user of that name, map yours to it in pg_ident.conf, or name host and password in nodes.{node}.url",
+    ),
     ("no pg_hba.conf entry", "add the line to pg_hba.conf of that server, then: SELECT pg_reload_conf()"),
     ("does not exist", "create it there, or correct nodes.{node}.url"),
     ("Connection refused", "start that server, or correct host and port in nodes.{node}.url"),
+    (
+        r'PGSQL\.\d+": No such file',
+        "start that server, or correct host, which is the socket's directory, and port in nodes.{node}.url",
+    ),
+    ("invalid response to SSL negotiation", "no PostgreSQL answers there: correct host and port in nodes.{node}.url"),
+    (
+        "timeout expired",
+        "see whether host and port in nodes.{node}.url are right, and no firewall is between; streamer tries again by itself",
+    ),
     ("could not translate host name", "correct the host in nodes.{node}.url"),
     ("failed to resolve host", "correct the host in nodes.{node}.url, or see why its name is not found"),
-    ("invalid URI query parameter", "correct nodes.{node}.url"),
-    ("invalid port number", "correct nodes.{node}.url"),
-    ("invalid sslmode value", "correct nodes.{node}.url"),
+    (
+        "invalid (URI query parameter|port number|percent-encoded|integer value|[a-z_]+ value: )|bad value for connect_timeout",
+        "correct nodes.{node}.url",
+    ),
     ("definition of service", "write it into ~/.pg_service.conf, or correct nodes.{node}.url"),
     ("server does not support SSL", "switch ssl on there, or write another sslmode into nodes.{node}.url"),
+    (
+        "certificate verify failed",
+        "write sslrootcert=FILE, whose authority has signed that server's certificate, into nodes.{node}.url",
+    ),
+    (
+        "server certificate for .* does not match host name",
+        "write a name of that certificate as host into nodes.{node}.url, with hostaddr=ADDRESS where it does not lead there",
+    ),
     ("is not permitted to log in", "ALTER ROLE … LOGIN for the role of nodes.{node}.url"),
     ("is not currently accepting connections", "ALTER DATABASE … ALLOW_CONNECTIONS true, for the database of nodes.{node}.url"),
     ("too many connections for role", "ALTER ROLE … CONNECTION LIMIT -1 for the role of nodes.{node}.url, or lower copy_jobs"),
@@ -268,7 +290,7 @@ def connect_error(node: str, error: psycopg.Error) -> ConnectError:
 def remedy(node: str, error: psycopg.Error, otherwise: str) -> str:
     """Return what helps against an error of the node's server; `otherwise` if nothing in particular is known."""
     reason = reason_of(error)
-    return next((hint.format(node=node) for words, hint in _HINTS if words in reason), otherwise)
+    return next((hint.format(node=node) for pattern, hint in _HINTS if re.search(pattern, reason)), otherwise)
 
 
 def reason_of(error: psycopg.Error) -> str:
@@ -279,8 +301,8 @@ def reason_of(error: psycopg.Error) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # libpq: "connection failed: connection to server at "h", port 1 failed: reason"; with several addresses, one line each
     text = lines[-1] if "Multiple connection attempts failed" in lines[0] else lines[0]
-    text = re.sub(r"^(connection failed|consuming input failed): ", "", text)
-    return re.sub(r"^connection to server (.*) failed: (FATAL:\s+)?", r"\1: ", text).removeprefix("at ")
+    text = re.sub(r"^(connection failed|connection is bad|consuming input failed): ", "", text)
+    return re.sub(r"^connection to server (.*?) failed: (FATAL:\s+)?", r"\1: ", text).removeprefix("at ")
 
 
 @contextmanager
