@@ -41,9 +41,7 @@ app.add_typer(quarantine, name="quarantine")
 slots = typer.Typer(help="Look at slots and change them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(slots, name="slots")
 
-triggers = typer.Typer(
-    help="Make and remove the triggers that capture changes, and delete what is read.", no_args_is_help=True, rich_markup_mode=None
-)
+triggers = typer.Typer(help="Make and remove the triggers that capture changes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(triggers, name="triggers")
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Which node.")]
@@ -84,7 +82,7 @@ def _common(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to write it.")] = DEFAULT_PATH,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = DEFAULT_PATH,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
 ) -> None:
     """Write a commented config."""
@@ -95,7 +93,7 @@ def init(
 
 @app.command()
 def check(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
-    """Look at everything that a run depends on, and change nothing. Exit code 1 if something must be cured."""
+    """Look at everything that a run depends on. Changes nothing. Exit code 1 if something must be cured."""
     from streamer.admin.check import check as look
     from streamer.admin.findings import failed, print_findings
 
@@ -106,7 +104,7 @@ def check(config: ConfigFile = DEFAULT_PATH, as_json: AsJson = False) -> None:
 
 @app.command()
 def tables(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None, as_json: AsJson = False) -> None:
-    """List each table, its key, and what will happen to it on each target."""
+    """List each table and what will happen to it on each target."""
     from streamer.admin import tables as verb
 
     found, problems = verb.tables(load(config), sync)
@@ -133,7 +131,7 @@ def ddl(
     config: ConfigFile = DEFAULT_PATH,
     existing: Annotated[bool, typer.Option("--all", help="Of tables that are there already, too.")] = False,
 ) -> None:
-    """Print the statements that setup would make a target's missing tables with."""
+    """Print the SQL that makes the missing tables of a target."""
     from streamer.admin.ddl import statements
 
     found = statements(load(config), sync, target, existing=existing)
@@ -201,7 +199,7 @@ def copy(
     config: ConfigFile = DEFAULT_PATH,
     yes: Yes = False,
 ) -> None:
-    """Copy a table once more while the sync runs; its rows on the targets are replaced."""
+    """Copy a table once more while the sync runs. Its rows on the targets are replaced."""
     from streamer.admin import copy as verb
 
     loaded = load(config)
@@ -212,7 +210,7 @@ def copy(
 
 @app.command()
 def pause(sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")], config: ConfigFile = DEFAULT_PATH) -> None:
-    """Let a sync stop reading until it is resumed, or streamer run is started anew."""
+    """Let a sync stop reading until it is resumed. It also goes on when streamer run is started anew."""
     from streamer.admin import kick as verb
 
     verb.pause(load(config), sync, say)
@@ -243,7 +241,7 @@ def create_slots(
     source: Annotated[str | None, typer.Option("--source", metavar="NODE", help="Only on this source.")] = None,
     failover: Annotated[bool, typer.Option("--failover", help="As failover slots (PostgreSQL 17 and later).")] = False,
 ) -> None:
-    """Make the slots of a sync that are missing, with their publications."""
+    """Make the missing slots of a sync, with their publications."""
     from streamer.admin.slots_create import create
 
     create(load(config), sync, source, say, failover=failover)
@@ -282,10 +280,10 @@ def peek_slot(
     node: NodeName,
     slot: SlotName,
     config: ConfigFile = DEFAULT_PATH,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many changes at most.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many changes at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show the next changes of a slot, from a copy of it: nothing is consumed."""
+    """Show the next changes of a slot. They are read from a copy of it: nothing is consumed."""
     from streamer.admin import slots_peek as verb
 
     verb.print_records(verb.peek(load(config), node, slot, limit), as_json=as_json)
@@ -297,7 +295,7 @@ def list_conflicts(
     sync: SyncName = None,
     node: Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only those resolved on this node.")] = None,
     table: Annotated[str | None, typer.Option("--table", metavar="NAME", help="Only those in this table.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind, like update_missing.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", metavar="KIND", help="Only this kind, like update_missing.")] = None,
     since: Since = None,
     limit: Limit = 50,
     as_json: AsJson = False,
@@ -317,7 +315,7 @@ def show_conflict(
     config: ConfigFile = DEFAULT_PATH,
     as_json: AsJson = False,
 ) -> None:
-    """Show both rows of a conflict, where they were made, and what became of it."""
+    """Show both rows of a conflict and what became of it."""
     from streamer.admin import conflicts as verb
 
     verb.print_one(verb.get(load(config), conflict), as_json=as_json)
@@ -347,7 +345,7 @@ def _confirm(yes: bool, lines: Sequence[str]) -> bool:
 
 @triggers.command("install")
 def install_triggers(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
-    """Make triggers, and what they need, on the sources that capture by them, as setup does. Can be repeated."""
+    """Make triggers and what they need. As setup does, on the sources that capture by them; can be repeated."""
     from streamer.admin import triggers as verb
 
     verb.install(load(config), sync, say)
@@ -360,7 +358,7 @@ def remove_triggers(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     force: Annotated[bool, typer.Option("--force", help="End whoever reads what they capture.")] = False,
 ) -> None:
-    """Remove them, with the streams that need them: these must begin anew, with a copy."""
+    """Remove them, with the streams that need them. These must begin anew, with a copy."""
     from streamer.admin import triggers as verb
 
     report(verb.remove(load(config), sync, force=force, confirm=partial(_confirm, yes), say=say))
@@ -368,7 +366,7 @@ def remove_triggers(
 
 @triggers.command("purge")
 def purge_triggers(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> None:
-    """Delete captured changes that all targets have, and tell how many are left for which stream."""
+    """Delete captured changes that all targets have. Tells how many are left for which stream."""
     from streamer.admin import triggers as verb
 
     report(verb.purge(load(config), sync, say))
@@ -376,7 +374,7 @@ def purge_triggers(config: ConfigFile = DEFAULT_PATH, sync: SyncName = None) -> 
 
 @app.command()
 def demo(
-    seconds: Annotated[int, typer.Option("--seconds", min=1, help="How long pgbench runs.")] = 6,
+    seconds: Annotated[int, typer.Option("--seconds", metavar="N", min=1, help="How long pgbench runs.")] = 6,
     keep: Annotated[bool, typer.Option("--keep", help="Leave servers and files in place at the end.")] = False,
 ) -> None:
     """Show streamer at work on servers of its own."""

@@ -23,7 +23,7 @@ def import_bucardo(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a config of what Bucardo replicates, and a report of what means something else here. Exit code 1 if no sync is left."""
+    """Make a config of what Bucardo replicates. A report tells what means something else here. Exit code 1 if no sync is left."""
     from streamer.admin import import_bucardo as verb
     from streamer.admin.new_file import write_new
 

@@ -27,7 +27,7 @@ def cutover(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, tell the steps, and change nothing.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Move the writers of a sync's source to one of its targets, step by step; a failure undoes what was done."""
+    """Move the writers of a source to one of its targets. Step by step; a failure undoes what was done."""
     from streamer.admin.cutover import cutover as move
     from streamer.admin.cutover_preflight import Options
 

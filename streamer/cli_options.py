@@ -15,11 +15,11 @@ from streamer.admin.printing import printable
 from streamer.config import Config
 from streamer.errors import StreamerError
 
-ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", help="The config file.")]
+ConfigFile = Annotated[Path, typer.Option("--config", metavar="FILE", readable=False, help="The config file.")]
 SyncName = Annotated[str | None, typer.Option("--sync", metavar="NAME", help="Only this sync.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Don't ask.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only since then: 2h, 7d, or an ISO time.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -10,7 +10,7 @@ from streamer.cli_options import AsJson, ConfigFile, Limit, Since, SyncName, Yes
 from streamer.config import DEFAULT_PATH
 
 quarantine = typer.Typer(
-    help="Show what targets have refused, apply it after all, or forget it.", no_args_is_help=True, rich_markup_mode=None
+    help="Show, apply or forget what targets have refused.", no_args_is_help=True, rich_markup_mode=None
 )
 
 NodeName = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only on this node.")]
@@ -58,7 +58,7 @@ def retry_changes(
     node: NodeName = None,
     table: TableName = None,
 ) -> None:
-    """Apply changes after all, in order, each with all others of its row. One that is refused again leaves all as it was."""
+    """Apply changes after all. In order, each with all others of its row; one that is refused again leaves all as it was."""
     from streamer.admin import quarantine as verb
 
     wanted = verb.make_filter(sync=sync, node=node, table=table, ids=ids or ())

@@ -12,11 +12,13 @@ from streamer.config import DEFAULT_PATH
 
 def snapshot(
     sync: Annotated[str, typer.Argument(metavar="SYNC", help="Which sync.")],
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="What dumps; {snapshot} stands for the snapshot.")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", help="After --: what dumps; {snapshot} stands for the snapshot.")
+    ],
     config: ConfigFile = DEFAULT_PATH,
     target: Annotated[str | None, typer.Option("--target", metavar="NODE", help="Only for this target.")] = None,
 ) -> None:
-    """Dump the source yourself, in the place of the initial copy: the stream begins exactly where the dump ends."""
+    """Dump the source yourself instead of the initial copy. The stream begins exactly where the dump ends."""
     from streamer.admin.own_dump import dump
 
     dump(load(config), sync, target, command, say)

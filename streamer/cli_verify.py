@@ -16,7 +16,7 @@ def verify(
     config: ConfigFile = DEFAULT_PATH,
     table: Annotated[list[str] | None, typer.Option("--table", metavar="NAME", help="Only this table; can be repeated.")] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="NODE", help="Only this target.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="How many differing rows to name of each table.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="How many differing rows to name of each table.")] = 20,
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", min=0, help="How long a stream that stands still is waited for.")
     ] = 60.0,
@@ -27,7 +27,7 @@ def verify(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the rows of source and targets, while both are written. Exit code 0: equal, or repaired; 1: not."""
+    """Compare the rows of source and targets. Both may be written meanwhile. Exit code 0: equal, or repaired; 1: not."""
     from streamer.admin import verify as verb
     from streamer.verify.tables import equal
 

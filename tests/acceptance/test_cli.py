@@ -90,6 +90,13 @@ def test_help_lists_the_commands(streamer: Shell) -> None:
         assert f"  {command} " in done.stdout
 
 
+def test_help_of_80_columns_says_whole_sentences(streamer: Shell) -> None:
+    streamer.environment["COLUMNS"] = "80"
+    for group in ([], ["conflicts"], ["quarantine"], ["slots"], ["triggers"]):
+        printed = streamer(*group, "--help").stdout
+        assert [line for line in printed.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("arguments", [("nonsense",), ("run", "--nonsense"), ("setup", "--sync"), ("demo", "--seconds", "x")])
 def test_wrong_usage_exits_with_2(streamer: Shell, arguments: tuple[str, ...]) -> None:
     done = streamer(*arguments)
