@@ -9,9 +9,7 @@ import typer
 from streamer.cli_options import AsJson, ConfigFile, Limit, Since, SyncName, Yes, asking, load, report, say
 from streamer.config import DEFAULT_PATH
 
-quarantine = typer.Typer(
-    help="Show, apply or forget what targets have refused.", no_args_is_help=True, rich_markup_mode=None
-)
+quarantine = typer.Typer(help="Show, apply or forget what targets have refused.", no_args_is_help=True, rich_markup_mode=None)
 
 NodeName = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only on this node.")]
 TableName = Annotated[str | None, typer.Option("--table", metavar="NAME", help="Only of this table.")]

@@ -88,7 +88,7 @@ _HINTS: Final = (  # the first pattern that is found in what was told counts
     ),
     (
         "(Peer|Ident) authentication failed",
-        "run streamer as the system user of that name, map yours to it in pg_ident.conf, or name host and password in nodes.{node}.url",
+        "run streamer as its system user, map yours to it in pg_ident.conf, or write host and password into nodes.{node}.url",
     ),
     ("no pg_hba.conf entry", "add the line to pg_hba.conf of that server, then: SELECT pg_reload_conf()"),
     ("does not exist", "create it there, or correct nodes.{node}.url"),

@@ -43,7 +43,7 @@ def test_a_socket_that_is_not_there_names_what_to_correct() -> None:
     [
         (
             'on socket "/tmp/.s.PGSQL.5432" failed: FATAL:  Peer authentication failed for user "streamer"',
-            "run streamer as the system user",
+            "run streamer as its system user",
         ),
         (
             'at "::1", port 5432 failed: server certificate for "db" (and 1 other name) does not match host name "::1"',
