@@ -168,7 +168,8 @@ def print_tables(found: Sequence[Listed], *, as_json: bool) -> None:
         print(json.dumps({"tables": [asdict(t) for t in found]}, indent=2, ensure_ascii=False))
         return
     headers = ("sync", "source", "table", "key", "identity", "rows", "size", "target", "plan")
-    print_table(headers, [_cells(t, target, plan) for t in found for target, plan in t.targets.items()])
+    rows = [_cells(t, target, plan) for t in found for target, plan in t.targets.items()]
+    print_table(headers, rows, spare=("size", "identity", "source", "rows", "key"))
     for table in found:
         if table.lacks:
             print(f'{table.sync}: table "{table.table}" on "{table.source}" {table.lacks}. Ways out:')

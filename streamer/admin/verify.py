@@ -180,7 +180,7 @@ def print_verified(found: Sequence[Verified], *, as_json: bool) -> None:
         print(json.dumps(document, indent=2, ensure_ascii=False, default=datetime.isoformat))
         return
     headers = ("sync", "source", "target", "table", "rows", "ranges", "different", "verdict")
-    print_table(headers, [_cells(one) for one in found])
+    print_table(headers, [_cells(one) for one in found], spare=("sync", "ranges", "source", "rows"))
     for one in found:
         for line in _below(one):
             print(f'{one.sync}: {one.source} -> {one.target}: table "{one.table}": {line}')

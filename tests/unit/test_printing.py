@@ -4,12 +4,17 @@ without being told.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from streamer.admin import printing
 from streamer.admin.findings import ok, print_findings
 from streamer.admin.slots_peek import print_records
+from streamer.admin.tables import Listed, print_tables
+from streamer.admin.verify import print_verified
 from streamer.cli_options import say
+from streamer.verify.tables import Verdict, Verified
 
 HEADERS = ("sync", "state", "last applied", "copied")
 ROWS = [
@@ -106,3 +111,15 @@ def test_a_name_with_a_newline_breaks_no_line(capsys: pytest.CaptureFixture[str]
 def test_a_slot_without_changes_is_not_answered_with_silence(capsys: pytest.CaptureFixture[str]) -> None:
     print_records([], as_json=False)
     assert capsys.readouterr().out == "the slot holds no changes\n"
+
+
+def test_tables_with_usual_names_are_a_line_each_on_80_columns(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.setenv("COLUMNS", "80")
+    table, target = "public.customer_addresses", "warehouse"
+    print_verified([Verified("shop", "main", target, table, Verdict.EQUAL, datetime.now(UTC), 12345678, 99)], as_json=False)
+    print_tables([Listed("shop", "main", table, ("id",), "primary key", 12345678, 10**9, {target: "stream"})], as_json=False)
+    shown = [line for line in capsys.readouterr().out.splitlines() if table in line]
+    assert [target in line for line in shown] == [True, True]
+    assert max(map(len, shown)) <= 80
