@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from panels import Json, dashboard, lines, panel, query, row, stat, state_names, states, thresholds, timeline, variable
+from panels import STATES, Json, dashboard, lines, panel, query, row, stat, state_names, states, thresholds, timeline, variable
 
 OVERVIEW: Final = "streamer-overview"
 STREAM: Final = "streamer-stream"
@@ -170,11 +170,14 @@ def overview() -> Json:
 
 
 def _edges() -> Json:
-    """A row for each edge, with a link to its stream."""
+    """A row for each edge, with a link to its stream.
+
+    The trap: Grafana merges lines only if they agree in every label that they share, and the name of a metric counts as one.
+    """
     queries = {
         "state": states("streamer_edge_state", BY_EDGE, SYNC),
-        "lag": f"streamer_edge_lag_seconds{{{SYNC}}}",
-        "behind": f"streamer_edge_lag_bytes{{{SYNC}}}",
+        "lag": f"max by ({BY_EDGE}) (streamer_edge_lag_seconds{{{SYNC}}})",
+        "behind": f"max by ({BY_EDGE}) (streamer_edge_lag_bytes{{{SYNC}}})",
         "rows/s": rate("streamer_edge_rows_total", f'{SYNC}, kind!="truncated"', BY_EDGE),
         "failures, 1 h": f"sum by ({BY_EDGE}) (increase(streamer_edge_retries_total{{{SYNC}}}[1h]))",
     }
@@ -188,7 +191,7 @@ def _edges() -> Json:
         width=24,
         transformations=[{"id": "merge", "options": {}}, _columns([*labels, *values], values)],
     )
-    colors = thresholds("text", orange=8, red=9)
+    colors = thresholds("text", orange=STATES["retrying"][0], red=STATES["failed"][0])
     colored = {"custom.cellOptions": {"type": "color-text"}}
     link = f"/d/{STREAM}?var-sync=${{__data.fields.sync}}&var-source=${{__data.fields.source}}&var-target=${{__data.fields.target}}"
     table["fieldConfig"]["overrides"] = [

@@ -16,18 +16,19 @@ Json: TypeAlias = dict[str, Any]
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH: Final = 24
 STATES: Final = {
-    "streaming": (1, "green"),
-    "resting": (2, "blue"),
-    "copying": (3, "light-blue"),
-    "indexing": (4, "super-light-blue"),
-    "starting": (5, "yellow"),
-    "paused": (6, "purple"),
-    "standby": (7, "light-purple"),
+    "standby": (1, "light-purple"),
+    "streaming": (2, "green"),
+    "resting": (3, "blue"),
+    "copying": (4, "light-blue"),
+    "indexing": (5, "super-light-blue"),
+    "starting": (6, "yellow"),
+    "paused": (7, "purple"),
     "stopped": (8, "gray"),
     "retrying": (9, "orange"),
     "failed": (10, "red"),
 }
-"""The number that stands for a state in a timeline, and its colour."""
+"""The number that stands for a state in a timeline, and its colour. Where two daemons tell of an edge the greater number is shown,
+so what the other one does goes before standing by."""
 
 
 def thresholds(green: str = "green", **steps: float) -> Json:

@@ -174,6 +174,21 @@ def test_the_dashboards_are_what_their_source_makes(tmp_path: Path) -> None:
     assert made == kept, "run: python grafana/dashboards.py"
 
 
+def test_a_table_has_one_row_for_an_edge_whatever_its_queries() -> None:
+    (edges,) = [panel for panel in panels() if {"id": "merge", "options": {}} in panel.get("transformations", ())]
+    labels = [re.match(r"(?:max|sum) by \((.*?)\) ", target["expr"]) for target in edges["targets"]]
+    assert {found and found[1] for found in labels} == {"sync, source, target"}
+
+
+def test_a_daemon_that_stands_by_does_not_hide_what_the_other_one_does() -> None:
+    timelines = [panel for panel in panels() if panel["type"] == "state-timeline"]
+    assert len(timelines) == 2
+    for panel in timelines:
+        for target in panel["targets"]:
+            states = {int(number): state for state, number in re.findall(r'state="(\w+)"} == 1\) \* (\d+)', target["expr"])}
+            assert states[min(states)] == "standby"
+
+
 def test_no_panel_covers_another_or_leaves_the_page() -> None:
     taken: dict[tuple[str, int, int], str] = {}
     for panel in panels():
