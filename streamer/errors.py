@@ -110,7 +110,8 @@ def start_over(sync: str) -> str:
     """Return the remedy when changes of a sync are gone for good."""
     return (
         f"to start over with a new copy of the rows: streamer teardown --sync {sync}, streamer setup --sync {sync}, "
-        'then run with copy = "always"; with several sources empty the tables of that target instead'
+        'then run with copy = "always"; with several sources, instead: streamer teardown --node NODE (the one that is to get the '
+        "rows of the others), empty its tables there, and only after that streamer setup: it replicates a TRUNCATE"
     )
 
 

@@ -206,6 +206,31 @@ def test_a_node_that_is_removed_leaves_nothing_behind(tmp_path: Path, a: Databas
                 assert node.query(query) == [], what
 
 
+def test_a_node_that_lost_its_slot_joins_anew_as_the_remedy_says(tmp_path: Path, a: Database, b: Database, c: Database) -> None:
+    """The remedy had its tables emptied after setup, typed in the order in which it was printed: and the others' with them."""
+    with Mesh(tmp_path, {"a": a, "b": b, "c": c}, {"shop": {"sources": ["a", "b", "c"]}}) as mesh:
+        mesh.on_all(f"{MARKS}; {TABLE}")
+        mesh.setup().start_streaming()
+        a.execute("INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i")
+        mesh.wait_until_quiet([ALL])
+        mesh.stop()
+        c.execute("SELECT pg_drop_replication_slot('streamer_shop_c')")  # as in a restored database
+        c.execute("INSERT INTO t VALUES (1000, 0)")
+        b.execute("UPDATE t SET v = 1 WHERE id <= 50")
+        said = mesh.command("run", "--once", succeeds=False).stderr
+        assert 'slot "streamer_shop_c" does not exist' in said, said
+        *_, leaving, emptying, joining = said.strip().split(", ")
+        assert "streamer teardown --node NODE" in said, said
+        assert "empty its tables" in emptying, (leaving, emptying)
+        assert "streamer setup" in joining, joining
+        a.execute("UPDATE t SET v = 2 WHERE id > 50")
+        mesh.command("teardown", "--node", "c", "--yes")
+        c.execute("TRUNCATE t, mark")
+        mesh.setup().start_streaming()
+        mesh.wait_until_quiet([ALL])
+        assert c.query("SELECT v, count(*) FROM t GROUP BY v ORDER BY v") == [(1, 50), (2, 50)]
+
+
 def test_a_third_source_joins_while_the_others_write(tmp_path: Path, a: Database, b: Database, c: Database) -> None:
     from tests.acceptance.test_multi_master import BALANCES, DELTAS, SUMS, fill
 
