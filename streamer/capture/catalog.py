@@ -47,6 +47,8 @@ class SourceTable:
     size: int = 0
     #: what its name may change and it does not
     oid: int = 0
+    #: the primary key is deferrable: while a transaction lasts, two rows may have it
+    deferrable: bool = False
 
     @property
     def table(self) -> TableName:
@@ -158,6 +160,7 @@ def _source_table(
         partitioned=relkind == "p",
         size=int(str(size)),
         oid=int(str(oid)),
+        deferrable=bool(keys.primary) and not keys.default,
     )
 
 

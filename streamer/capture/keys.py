@@ -34,6 +34,13 @@ def delta_key(table: SourceTable, named: Sequence[str]) -> tuple[str, ...]:
     return tuple(named) or next(iter(unique_keys(table)), ())
 
 
+def is_enforced(table: SourceTable, key: Sequence[str]) -> bool:
+    """Return whether no two rows ever have the key, not even while a statement moves it from one row to another."""
+    if set(key) == set(table.definition.primary_key):
+        return not table.deferrable
+    return any(set(key) == set(unique) for unique in table.definition.unique_keys)
+
+
 def identity_key(table: SourceTable, named: Sequence[str]) -> tuple[str, ...]:
     """Return what a slot's changes tell rows of the table by, besides all of their values; none if there is nothing else."""
     if table.identity is Identity.FULL:

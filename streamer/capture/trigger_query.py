@@ -46,6 +46,8 @@ class DeltaTable:
     #: the oids that its deltas have: its own, and those of its partitions
     oids: tuple[int, ...]
     partitioned: bool = False
+    #: no two rows ever have the same key, not even within a statement
+    enforced: bool = True
 
     @property
     def key_values(self) -> tuple[str, ...]:
@@ -105,13 +107,24 @@ def lock(tables: Sequence[DeltaTable]) -> str:
     return f"LOCK TABLE {', '.join(map(place, tables))} IN ACCESS SHARE MODE"
 
 
-def deletes(table: DeltaTable, snapshot: str, after: int | None) -> str:
-    """Return the statement that copies out the keys of a table's rows that were there at `snapshot` and have been deleted since,
-    whether or not they are there again; deltas with ids up to `after` are passed over."""
+def deletes(table: DeltaTable, snapshot: str, after: int | None, deltas: int) -> str:
+    """Return the statements that copy out the keys of a table's rows that were there at `snapshot` and have been deleted since,
+    whether or not they are there again; deltas with ids up to `after` are passed over. `deltas` is how many there are.
+
+    A key whose first delta is an insert was not there, unless one row may take it before another gives it up (a deferrable key, or
+    one that only the config names): then as many rows had it as have it now, without those inserted, with those deleted.
+    """
     columns = ", ".join(table.key_values)
+    first = "min(id) IS NOT DISTINCT FROM min(CASE kind WHEN 'i' THEN id END)"
+    if table.enforced:
+        keys = _keys(table, snapshot, after)
+        return f"COPY (SELECT {columns} FROM ({keys} HAVING bool_or(kind = 'd') AND NOT ({first})) AS d) TO STDOUT"
+    count = f"CASE WHEN ({first}) THEN sum(CASE kind WHEN 'd' THEN 1 WHEN 'i' THEN -1 ELSE 0 END) ELSE 1 END AS {_LOST}"
+    names = ", ".join(f"d.{column_name(name)}" for name, _ in table.key)
     return (
-        f"COPY (SELECT {columns} FROM ({_keys(table, snapshot, after)} "
-        "HAVING bool_or(kind = 'd') AND min(id) IS DISTINCT FROM min(CASE kind WHEN 'i' THEN id END)) AS d) TO STDOUT"
+        f"{_joins(table, deltas)}; COPY (WITH d AS ({_keys(table, snapshot, after, f', {count}')} HAVING bool_or(kind = 'd')) "
+        f"SELECT {columns} FROM (SELECT {names} FROM d WHERE {_LOST} > 0 UNION ALL "
+        f"SELECT {names} FROM d JOIN {place(table)} AS t ON {_found(table)} WHERE {_LOST} = 0) AS d) TO STDOUT"
     )
 
 
@@ -119,18 +132,27 @@ def rows(table: DeltaTable, snapshot: str, after: int | None, deltas: int) -> st
     """Return the statements that copy out a table's changed rows as they are now: i if the row was not there at `snapshot`, or is
     among `deletes`, u otherwise, and a value for each column. `deltas` is how many there are.
     """
-    join = "off" if is_few(table, deltas) else "on"  # a scan of the whole table would cost more than all else
     columns = ", ".join(f"t.{column_name(name)}" for name in table.relation.names)
-    found = " AND ".join(f"t.{column_name(name)} = d.{column_name(name)}" for name, _ in table.key)
     return (
-        f"SET LOCAL enable_hashjoin = {join}; SET LOCAL enable_mergejoin = {join}; "
-        f"COPY (SELECT {', '.join([_KIND, *table.values])} FROM (SELECT d.{_KIND}, {columns} "
-        f"FROM ({_keys(table, snapshot, after, _FRESH)}) AS d JOIN {place(table)} AS t ON {found}) AS r) TO STDOUT"
+        f"{_joins(table, deltas)}; COPY (SELECT {', '.join([_KIND, *table.values])} FROM (SELECT d.{_KIND}, {columns} "
+        f"FROM ({_keys(table, snapshot, after, _FRESH)}) AS d JOIN {place(table)} AS t ON {_found(table)}) AS r) TO STDOUT"
     )
 
 
 _KIND: Final = '"streamer kind"'
+_LOST: Final = '"streamer lost"'
 _FRESH: Final = f", CASE WHEN bool_or(kind <> 'u') THEN 'i' ELSE 'u' END AS {_KIND}"
+
+
+def _joins(table: DeltaTable, deltas: int) -> str:
+    """The settings for a join of so many deltas with the table, of which a scan would often cost more than all else."""
+    join = "off" if is_few(table, deltas) else "on"
+    return f"SET LOCAL enable_hashjoin = {join}; SET LOCAL enable_mergejoin = {join}"
+
+
+def _found(table: DeltaTable) -> str:
+    """The condition for a row t and a key d."""
+    return " AND ".join(f"t.{column_name(name)} = d.{column_name(name)}" for name, _ in table.key)
 
 
 def _keys(table: DeltaTable, snapshot: str, after: int | None, more: str = "") -> str:

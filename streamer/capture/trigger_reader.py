@@ -343,7 +343,7 @@ class TriggerReader:
         # first all that goes: another row may have taken its place in a unique index
         for since, table, of in work:
             if of.deletes:
-                text = query.deletes(table, self._snapshot(since), of.truncated)
+                text = query.deletes(table, self._snapshot(since), of.truncated, of.deltas)
                 yield from self._copy(pieces, since, table, text, deletes_of)
         for since, table, of in work:
             text = query.rows(table, self._snapshot(since), of.truncated, of.deltas)

@@ -17,6 +17,7 @@ from psycopg.pq.abc import PGresult
 
 from streamer.capture.assemble import REMOVALS, Interest
 from streamer.capture.catalog import SourceTable, read_as, read_tables, require_names
+from streamer.capture.keys import is_enforced
 from streamer.capture.trigger_query import DeltaTable
 from streamer.capture.triggers import captured
 from streamer.errors import SourceError, no_longer_captured
@@ -140,6 +141,7 @@ def _delta_table(
         table.rows,
         tuple(own),
         table.partitioned,
+        is_enforced(table, key),
     )
 
 
