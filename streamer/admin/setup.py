@@ -24,6 +24,7 @@ from streamer.capture.catalog import read_tables
 from streamer.capture.diagnose import Diagnosis
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import SlotError, SourceError, StreamerError, UsageError
+from streamer.model import EdgeName
 from streamer.node_config import choose_capture
 from streamer.session import Connection, version
 
@@ -70,7 +71,9 @@ def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) ->
         with session(config, source) as connection:
             began_before = StreamSetup(connection, config, sync, source, say).prepare()
         for target in config.targets(sync, source) if began_before else ():
-            if target in new and (told := unrecorded.warning(config, sync, source, target)):
+            edge = EdgeName(sync, source, target)
+            told = unrecorded.of_new(config, edge) if target in new else unrecorded.of_joining(config, edge)
+            if told is not None:
                 say(told)
 
 

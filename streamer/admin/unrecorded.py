@@ -1,42 +1,90 @@
 """Rows on a target that nothing is recorded of: a part of `streamer setup`.
 
 A target without the schema streamer counts as a new one, and its tables with rows are kept as if they held all that was confirmed
-so far. Where the slot is an older one that is a guess: the target may have been restored from a dump without the schema.
+so far. Where the slot is an older one that is a guess: the target may have been restored from a dump without the schema. So it
+is with a table with rows that joins a sync which has run: it may have been taken out for a while, and lack what came meanwhile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
+
 from psycopg import sql
 
+from streamer.admin.foreign import target_of
 from streamer.admin.nodes import session
 from streamer.capture import keys
 from streamer.capture.catalog import read_tables
 from streamer.capture.shaped_tables import shaped_tables
 from streamer.config import Config
-from streamer.model import TableName
+from streamer.model import EdgeName, TableName
+from streamer.session import Connection
 from streamer.sinks.postgres_ddl import has_table
 
 
-def warning(config: Config, sync: str, source: str, target: str) -> str | None:
+def of_new(config: Config, edge: EdgeName) -> str | None:
     """Return what to tell of a PostgreSQL target whose schema streamer has just been made, while its source's slot was there; None
     if its tables are empty, or are copied anyway. Raises StreamerError."""
-    settings = config.syncs[sync]
-    if settings.copy_rows == "always" or not (tables := _with_rows(config, sync, source, target)):
+    if config.syncs[edge.sync].copy_rows == "always":
+        return None
+    wanted = _wanted(config, edge)
+    with session(config, edge.target) as connection:
+        tables = _with_rows(connection, wanted)
+    return _told(config, edge, tables, f"{edge.target} was restored from a backup or filled earlier")
+
+
+def of_joining(config: Config, edge: EdgeName) -> str | None:
+    """Return what to tell of tables that join an edge which has run; None if they are empty, or are copied anyway. Raises
+    StreamerError."""
+    if config.syncs[edge.sync].copy_rows == "always":
+        return None
+    wanted = _wanted(config, edge)
+    if (foreign := target_of(config, edge.target)) is not None:
+        if foreign.position(edge) is None:
+            return None
+        there, known = foreign.existing(wanted), foreign.copied(edge)
+        filled = foreign.filled([t for t in wanted if t in there and t not in known])
+        tables = [t for t in wanted if t in filled]
+    else:
+        with session(config, edge.target) as connection:
+            if not connection.execute(_BEGUN, asdict(edge)).fetchone():
+                return None
+            recorded = {TableName(*row) for row in connection.execute(_RECORDED, asdict(edge))}
+            tables = _with_rows(connection, [t for t in wanted if t not in recorded])
+    return _told(config, edge, tables, "they may differ")
+
+
+_OF_EDGE: Final = "sync = %(sync)s AND source = %(source)s AND target = %(target)s"
+_BEGUN: Final = f"SELECT 1 FROM streamer.progress WHERE {_OF_EDGE}"
+_RECORDED: Final = (
+    f"SELECT schema_name, table_name FROM streamer.copy WHERE {_OF_EDGE} "
+    f"UNION SELECT schema_name, table_name FROM streamer.copied_part WHERE {_OF_EDGE}"
+)
+"""Tables of which the edge has a record, that of an unfinished copy too."""
+
+
+def _told(config: Config, edge: EdgeName, tables: Sequence[TableName], unless: str) -> str | None:
+    if not tables:
         return None
     others = " and others have" if tables[1:] else " has"
-    compared = f"streamer verify {sync}" + ("" if settings.multi_master else " --repair")
+    compared = f"streamer verify {edge.sync}" + ("" if config.syncs[edge.sync].multi_master else " --repair")
     return (
-        f'warning: {target}: table "{tables[0]}"{others} rows, and nothing is recorded of what they hold: they are taken for what '
-        f'"{source}" has now; if {target} was restored from a backup or filled earlier, start streamer run, then: {compared}'
+        f'warning: {edge.target}: table "{tables[0]}"{others} rows, and nothing is recorded of what they hold: they are taken for '
+        f'what "{edge.source}" has now; if {unless}, start streamer run, then: {compared}'
     )
 
 
-def _with_rows(config: Config, sync: str, source: str, target: str) -> list[TableName]:
-    settings = config.syncs[sync]
-    with session(config, source) as connection:
+def _wanted(config: Config, edge: EdgeName) -> list[TableName]:
+    """The tables that the edge writes changes to, by their names on the target."""
+    settings = config.syncs[edge.sync]
+    with session(config, edge.source) as connection:
         captured = [t for t in read_tables(connection, settings.selects) if settings.captures(t.table)]
-        wanted = shaped_tables(keys.on_targets(captured, settings.key_for), settings.shapes_for(target))
-    with session(config, target) as connection:
-        there = [t.table for t in wanted if has_table(connection, t.table)]
-        query = sql.SQL("SELECT 1 FROM {} LIMIT 1")
-        return [t for t in there if connection.execute(query.format(sql.Identifier(t.schema, t.name))).fetchone()]
+        return [t.table for t in shaped_tables(keys.on_targets(captured, settings.key_for), settings.shapes_for(edge.target))]
+
+
+def _with_rows(connection: Connection, tables: Sequence[TableName]) -> list[TableName]:
+    query = sql.SQL("SELECT 1 FROM {} LIMIT 1")
+    there = [t for t in tables if has_table(connection, t)]
+    return [t for t in there if connection.execute(query.format(sql.Identifier(t.schema, t.name))).fetchone()]

@@ -1,7 +1,13 @@
-"""A target that was restored from a dump without the schema streamer: its rows were taken for equal without a word."""
+"""Rows on a target that nothing is recorded of, and that were taken for equal without a word: it was restored from a dump
+without the schema streamer, or their table was taken out of the sync for a while."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from streamer.admin.run import run
 from streamer.admin.setup import setup
 from streamer.config import Config
 from tests.configs import make_config
@@ -29,3 +35,23 @@ def test_rows_of_a_target_that_lost_what_was_recorded_of_them_are_told(pair: Pai
     target.execute("DROP SCHEMA streamer CASCADE")
     copied = make_config({"a": source.url, "b": target.url}, copy="always")
     assert not [line for line in said(copied) if line.startswith("warning: b:")]
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_rows_of_a_table_that_comes_back_to_a_sync_are_told(pair: Pair, tmp_path: Path, kind: str) -> None:
+    source, target = pair
+    source.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    nodes = {"a": source.url, "b": target.url if kind == "postgresql" else f"sqlite:///{tmp_path / 'b'}"}
+    both, without = make_config(nodes), make_config(nodes, exclude=["public.t"])
+    said(both)
+    run(both, sync=None, source=None, once=True)
+    assert not [line for line in said(both) if line.startswith("warning: b:")]
+    assert not [line for line in said(without) if line.startswith("warning: b:")]
+    run(without, sync=None, source=None, once=True)
+    (told,) = [line for line in said(both) if line.startswith("warning: b:")]
+    assert told == (
+        'warning: b: table "public.t" has rows, and nothing is recorded of what they hold: they are taken for what "a" has now; '
+        "if they may differ, start streamer run, then: streamer verify shop --repair"
+    )
+    run(both, sync=None, source=None, once=True)
+    assert not [line for line in said(both) if line.startswith("warning: b:")]
