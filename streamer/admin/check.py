@@ -15,6 +15,7 @@ import psycopg
 from streamer.admin import check_multi_master, check_shapes, check_triggers, installation
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
 from streamer.admin.check_left import judge_slots_left
+from streamer.admin.check_progress import judge_progress
 from streamer.admin.check_rest import judge_rest
 from streamer.admin.check_selection import judge_selection, relations
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
@@ -181,6 +182,7 @@ class _Check:
             self._look_at_triggers(sync, source, tables)
         else:
             self._look_at_slot(sync, source, plugin, tables)
+        self._look_at_progress(sync, source, plugin)
         for target in self._config.targets(sync, source):
             with self._asking(target):
                 self.findings += check_shapes.judge_shapes(self._config, sync, target, connection, capture, tables)
@@ -190,6 +192,14 @@ class _Check:
                 if follows(self._config, sync, target):
                     other = self._connections[target]
                     self.findings += judge_sequences(self._config, sync, source, connection, target, other)
+
+    def _look_at_progress(self, sync: str, source: str, plugin: str) -> None:
+        """What the targets hold; not where the slot is known to be of no use, or cannot be asked."""
+        slot = f'slot "{slot_name(sync, source)}" on "{source}"'
+        useless = any(f.severity is Severity.ERROR and f.object == slot for f in self.findings)
+        if not useless and (plugin == TRIGGER or not self._would_fail(source, plugin)):
+            with self._asking(source):
+                self.findings += judge_progress(self._config, sync, source, self._connections)
 
     def _will_be_given_tables(self, sync: str, source: str) -> bool:
         """Whether the source is a target of others that have tables of the sync."""
@@ -243,7 +253,7 @@ class _Check:
         query = f"SELECT plugin, database, current_database(), {status} FROM pg_replication_slots WHERE slot_name = %s"
         row: Any = connection.execute(query.encode(), [slot]).fetchone()
         if row is None:
-            yield ok(what, "does not exist yet; streamer setup makes it")
+            yield ok(what, "does not exist; streamer setup makes it")
             return
         if row[0] != plugin or row[1] != row[2]:
             yield error(what, f'uses the plugin {row[0]} in database "{row[1]}", the config says {plugin} in "{row[2]}"', recopy)
