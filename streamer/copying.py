@@ -360,12 +360,12 @@ class InitialCopy:
         made_since = bool(progress.copied) and not sink.has(table.table)
         if made_since or not table.carried:
             if table.table not in self._ignored:
-                self._log.warning(
-                    "table_ignored",
-                    table=str(table.table),
-                    reason="the sync selects it, but it was made after setup",
-                    remedy="run: streamer setup, then restart streamer run",
-                )
+                reason = "the sync selects it, but it was made after setup"
+                remedy = "run: streamer setup, then restart streamer run"
+                if table.by_triggers and not table.key:
+                    reason = "it has no key by which triggers could tell its rows apart, and cannot be copied whole"
+                    remedy = f"for the ways out run: streamer tables --sync {self._edge.sync}"
+                self._log.warning("table_ignored", table=str(table.table), reason=reason, remedy=remedy)
             self._ignored.add(table.table)
             return False
         return True

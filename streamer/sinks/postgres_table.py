@@ -69,7 +69,7 @@ def read_target(connection: Connection, node: str, table: TableName) -> TargetTa
     )
     rows = connection.execute(columns, {"schema": table.schema, "name": table.name}).fetchall()
     if not rows:
-        raise SchemaError(f'table "{table}" does not exist on "{node}"', "create it there, or run: streamer setup")
+        raise SchemaError(f'table "{table}" does not exist on "{node}", or has no columns', "run: streamer setup, or exclude it")
     query = _UNIQUES.format(
         immediate="i.indimmediate" if number >= 90000 else "true",
         identity="i.indisreplident" if number >= 90400 else "false",

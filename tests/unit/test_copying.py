@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from streamer.copying import InitialCopy, Policy, prepare
 from streamer.errors import ConnectError, SchemaError, SourceError, StreamerError, TargetError
@@ -149,6 +150,15 @@ def test_a_table_made_since_is_left_out_until_setup_has_made_it_on_the_target() 
 def test_a_table_that_the_stream_does_not_carry_is_left_out() -> None:
     source = MemorySource([FIRST, replace(SECOND, carried=False)])
     assert set(join(source, database(FIRST, SECOND)).copied) == {FIRST.table}
+
+
+def test_a_table_without_a_key_that_triggers_cannot_capture_is_not_said_to_be_made_after_setup() -> None:
+    keyless = replace(SECOND, carried=False, by_triggers=True, key=())
+    with capture_logs() as lines:
+        join(MemorySource([replace(FIRST, by_triggers=True), keyless]), database(FIRST, SECOND))
+    (ignored,) = (line for line in lines if line["event"] == "table_ignored")
+    assert "has no key by which triggers could tell its rows apart" in ignored["reason"]
+    assert "streamer tables --sync shop" in ignored["remedy"]
 
 
 def test_a_table_that_the_stream_no_longer_carries_is_an_error() -> None:
