@@ -186,14 +186,6 @@ def test_a_node_without_a_sync_and_a_pattern_without_a_table_are_found(source15:
     assert has(findings, "warning", 'the pattern "nothing.*" chooses no table')
 
 
-def test_a_table_without_columns_on_the_target_is_told_with_a_way_out_that_helps(source15: Database, target18: Database) -> None:
-    """`setup` has made it: to run that again would change nothing."""
-    for database in (source15, target18):
-        database.execute("CREATE TABLE bare ()")
-    findings = check(make_config({"a": source15.url, "b": target18.url}))
-    assert has(findings, "error", 'table "public.bare"', "has no columns", "exclude it")
-
-
 def test_old_wal2json_is_found_by_what_it_does_not_know(source15: Database, target18: Database) -> None:
     source15.execute("CREATE TABLE t (id int PRIMARY KEY, n numeric); CREATE TABLE keyless (n float8)")
     source15.execute("ALTER TABLE keyless REPLICA IDENTITY FULL")

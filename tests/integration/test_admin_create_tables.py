@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.admin.check import check
 from streamer.admin.setup import setup
 from streamer.config import Config
 from streamer.errors import StreamerError
@@ -326,3 +327,12 @@ def test_a_missing_directory_for_sqlite_is_told(source15: Database, tmp_path: Pa
     source15.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     with pytest.raises(StreamerError, match=r'node "s": directory ".*/nowhere" does not exist; mkdir -p'):
         run_setup(make_config({"a": source15.url, "s": f"sqlite:///{tmp_path}/nowhere/new.sqlite"}))
+
+
+def test_a_table_without_columns_on_the_target_is_told_with_a_way_out_that_helps(pair: Pair) -> None:
+    """`setup` has made it: to run that again would change nothing."""
+    source, target = pair
+    for database in pair:
+        database.execute("CREATE TABLE bare ()")
+    errors = [f for f in check(make_config({"a": source.url, "b": target.url})) if f.severity == "error"]
+    assert any('"public.bare"' in f"{f.object} {f.reason}" and "no columns" in f.reason and "exclude" in f.remedy for f in errors)
