@@ -122,7 +122,12 @@ _HINTS: Final = (  # the first pattern that is found in what was told counts
     ("is not currently accepting connections", "ALTER DATABASE … ALLOW_CONNECTIONS true, for the database of nodes.{node}.url"),
     ("too many connections for role", "ALTER ROLE … CONNECTION LIMIT -1 for the role of nodes.{node}.url, or lower copy_jobs"),
     ("too many connections for database", "ALTER DATABASE … CONNECTION LIMIT -1 for that of nodes.{node}.url, or lower copy_jobs"),
-    ("too many connections", "raise max_connections on that server, or lower copy_jobs"),
+    (
+        "number of requested standby connections",
+        "raise max_wal_senders on that server and restart it, or end what reads there (pg_stat_replication)",
+    ),
+    ("permission denied for", "grant it to the role of nodes.{node}.url; the statement: streamer check"),
+    ("too many (connections|clients)", "raise max_connections on that server, or lower copy_jobs"),
     ("remaining connection slots", "raise max_connections on that server, or lower copy_jobs"),
     ("No space left on device", "make room on that server; streamer tries again by itself"),
     ("invalid byte sequence", "its bytes are no text in UTF-8: correct the value on that server; streamer tries again by itself"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from streamer.admin import installation
 from streamer.admin.nodes import APPLICATION, Say, chosen_syncs, session
 from streamer.admin.setup import StreamSetup
 from streamer.admin.slots import find_slot
@@ -29,6 +30,8 @@ def create(config: Config, sync: str, source: str | None, say: Say, *, failover:
         with session(config, node) as connection:
             if failover:
                 _require_failover(connection, node)
+            if not installation.is_there(connection):
+                raise SourceError(f'node "{node}" is not set up for sync "{sync}"', f"run: streamer setup --sync {sync}; then this")
             StreamSetup(connection, config, sync, node, say, failover=failover).prepare()
             slot = slot_name(sync, node)
             if failover and not find_slot(config, node, slot, connection).failover:

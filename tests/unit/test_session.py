@@ -51,6 +51,12 @@ def test_a_socket_that_is_not_there_names_what_to_correct() -> None:
         ),
         ('at "::1", port 5432 failed: SSL error: certificate verify failed', "write sslrootcert=FILE"),
         ('at "::1", port 5432 failed: received invalid response to SSL negotiation: J', "no PostgreSQL answers there"),
+        ('at "::1", port 5432 failed: FATAL:  sorry, too many clients already', "raise max_connections"),
+        (
+            'at "::1", port 5432 failed: FATAL:  number of requested standby connections exceeds "max_wal_senders" (currently 2)',
+            "raise max_wal_senders",
+        ),
+        ('at "::1", port 5432 failed: ERROR:  permission denied for table t', "grant it to the role of nodes.a.url"),
         ('at "::1", port 5432 failed: FATAL:  the database system is starting up', "otherwise"),
     ],
 )
