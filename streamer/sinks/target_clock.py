@@ -77,5 +77,6 @@ class TargetClock:
             f'edge {self._edge}: a transaction that "{origin.node}" committed at {origin.commit_time:%Y-%m-%d %H:%M:%S.%f} lies '
             f'{ahead:.1f} s in the future of "{self._edge.target}", whose clock is at {now:%Y-%m-%d %H:%M:%S.%f} (UTC); '
             f"max_clock_skew allows {self._limit.total_seconds():g} s",
-            f"set both clocks right, for example with chrony; or raise syncs.{self._edge.sync}.max_clock_skew",
+            f'set both clocks right, for example with chrony; where they are again, it is applied once "{self._edge.target}" has '
+            "passed that time, and no sooner with another max_clock_skew",
         )

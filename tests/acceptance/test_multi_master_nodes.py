@@ -111,6 +111,8 @@ def test_a_clock_that_is_too_far_ahead_stops_the_stream_with_both_clocks(
         assert '"b"' in said
         assert '"a"' in said
         assert "max_clock_skew allows 1 s" in said
+        (hint,) = [edge["problem"]["hint"] for edge in mesh.edges().values() if edge["problem"]]
+        assert 'once "a" has passed that time' in hint  # a clock that is right again does not help at once
 
 
 def test_within_the_limit_a_clock_that_is_ahead_is_waited_for(
