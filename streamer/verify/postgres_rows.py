@@ -27,7 +27,7 @@ from streamer.capture.snapshot import blocks
 from streamer.copytext import parse
 from streamer.errors import SourceError
 from streamer.model import ColumnDefinition, TableName
-from streamer.session import Connection, connect, connect_error, reason_of, reported, version
+from streamer.session import Connection, connect, connect_error, reason_of, remedy, reported, version
 from streamer.verify.parts import Digest, Digests, Key, Part, Rows, Seen, together
 
 FAST_HASH: Final = 110000  # hashtextextended: version 11
@@ -252,7 +252,7 @@ def reading_errors(node: str, connection: Connection, table: TableName) -> Itera
     except psycopg.Error as error:
         if connection.broken or error.sqlstate is None:
             raise connect_error(node, error) from error
-        hint = error.diag.message_hint or "cure it on that server, and run streamer verify again"
+        hint = remedy(node, error, error.diag.message_hint or "cure it on that server, and run streamer verify again")
         raise SourceError(f'table "{table}" on "{node}" cannot be read: {reason_of(error)}', hint) from error
 
 

@@ -62,6 +62,8 @@ def test_rows_that_a_policy_hides_are_told_and_not_left_out(
         streamer.wait_for_problem("row-level security")
         (edge,) = streamer.status()
         assert "BYPASSRLS" in edge["remedy"], edge
+        verified = streamer.command("verify", "shop", succeeds=False)
+        assert "BYPASSRLS" in verified.stdout + verified.stderr
         assert target18.query("SELECT count(*) FROM t") == [(0,)]
         nodes[policed].execute("ALTER ROLE plain BYPASSRLS")
         wait_until_same(source15, target18, ALL)
