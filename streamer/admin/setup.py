@@ -70,9 +70,10 @@ def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) ->
     for source in settings.sources:
         with session(config, source) as connection:
             began_before = StreamSetup(connection, config, sync, source, say).prepare()
-        for target in config.targets(sync, source) if began_before else ():
+        for target in config.targets(sync, source):
             edge = EdgeName(sync, source, target)
-            told = unrecorded.of_new(config, edge) if target in new else unrecorded.of_joining(config, edge)
+            lost = began_before and target in new
+            told = unrecorded.of_lost(config, edge) if lost else unrecorded.of_kept(config, edge)
             if told is not None:
                 say(told)
 

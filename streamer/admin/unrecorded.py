@@ -1,8 +1,9 @@
 """Rows on a target that nothing is recorded of: a part of `streamer setup`.
 
 A target without the schema streamer counts as a new one, and its tables with rows are kept as if they held all that was confirmed
-so far. Where the slot is an older one that is a guess: the target may have been restored from a dump without the schema. So it
-is with a table with rows that joins a sync which has run: it may have been taken out for a while, and lack what came meanwhile.
+so far. Where the slot is an older one that is a guess: the target may have been restored from a dump without the schema. And with
+copy = "if-empty" a single row is enough to have a table not copied; one that was taken out of a sync and comes back lacks what came
+meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from streamer.session import Connection
 from streamer.sinks.postgres_ddl import has_table
 
 
-def of_new(config: Config, edge: EdgeName) -> str | None:
+def of_lost(config: Config, edge: EdgeName) -> str | None:
     """Return what to tell of a PostgreSQL target whose schema streamer has just been made, while its source's slot was there; None
     if its tables are empty, or are copied anyway. Raises StreamerError."""
     if config.syncs[edge.sync].copy_rows == "always":
@@ -35,24 +36,25 @@ def of_new(config: Config, edge: EdgeName) -> str | None:
     return _told(config, edge, tables, f"{edge.target} was restored from a backup or filled earlier")
 
 
-def of_joining(config: Config, edge: EdgeName) -> str | None:
-    """Return what to tell of tables that join an edge which has run; None if they are empty, or are copied anyway. Raises
-    StreamerError."""
-    if config.syncs[edge.sync].copy_rows == "always":
+def of_kept(config: Config, edge: EdgeName) -> str | None:
+    """Return what to tell of tables with rows that the edge will keep when it begins, or when they join it; None if there are none,
+    or if that is what `copy` asks for. Raises StreamerError."""
+    settings = config.syncs[edge.sync]
+    if settings.copy_rows == "always":
         return None
     wanted = _wanted(config, edge)
     if (foreign := target_of(config, edge.target)) is not None:
-        if foreign.position(edge) is None:
-            return None
+        begun = foreign.position(edge) is not None
         there, known = foreign.existing(wanted), foreign.copied(edge)
         filled = foreign.filled([t for t in wanted if t in there and t not in known])
         tables = [t for t in wanted if t in filled]
     else:
         with session(config, edge.target) as connection:
-            if not connection.execute(_BEGUN, asdict(edge)).fetchone():
-                return None
+            begun = connection.execute(_BEGUN, asdict(edge)).fetchone() is not None
             recorded = {TableName(*row) for row in connection.execute(_RECORDED, asdict(edge))}
             tables = _with_rows(connection, [t for t in wanted if t not in recorded])
+    if not begun and (settings.copy_rows == "never" or settings.multi_master):  # sources have rows before they find each other
+        return None
     return _told(config, edge, tables, "they may differ")
 
 
