@@ -86,7 +86,7 @@ def verify(edge: EdgeName, ours: SlotIdentity, position: LSN, state: SlotState) 
         raise SlotError(
             f'edge {edge}: the progress on "{edge.target}" belongs to slot "{ours.slot}" of database "{ours.database}", '
             f'not to "{theirs.slot}" of "{theirs.database}"',
-            f"correct nodes.{edge.source}.url; or, {way_on}",
+            f"correct nodes.{edge.source}.url; if the database was renamed, rename it back; or, {way_on}",
         )
     if state.exact and state.confirmed > position:
         kind = "stream" if state.batches else "slot"
