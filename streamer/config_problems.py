@@ -13,6 +13,7 @@ from streamer.conflict_config import KeyProblem
 _RULES: Final = {
     "missing": "is missing",
     "too_short": "is empty; name at least one",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false, without quotes"),
     "tuple_type": 'must be a list, like ["a", "b"]',
     "dict_type": "must hold tables, like [{key}.NAME]",
     "model_type": "must be a table, [{key}]",

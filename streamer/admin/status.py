@@ -152,7 +152,7 @@ def status(config: Config) -> Status:
         edges = [_whole(config, None, EdgeName(*edge)) for edge in config.edges()]
         return Status(edges, _seen(config), running=False, deltas=_counted(config))
     told, nodes, deltas = _read_answer(answer)
-    edges = [_whole(config, told.get(edge), EdgeName(*edge)) for edge in config.edges()]
+    edges = [_known(_whole(config, told.get(edge), EdgeName(*edge))) for edge in config.edges()]
     return Status(edges, nodes, running=True, deltas=deltas)
 
 
@@ -181,6 +181,14 @@ def _whole(config: Config, line: Line | None, edge: EdgeName) -> Line:
     position = read.position or line.position
     told = replace(line, position=position, lag_bytes=read.lag_bytes, lag_seconds=None, error=error, remedy=remedy)
     return replace(told, quarantined=told.quarantined if read.quarantined is None else read.quarantined)
+
+
+def _known(line: Line) -> Line:
+    """Add what to do if the daemon that answers has another config than we."""
+    if line.state != NOT_RUNNING or line.error is not None:
+        return line
+    error = f"the daemon that answers does not run the edge to {line.target}"
+    return replace(line, error=error, remedy="if it should, have it read the config again: kill -HUP $(pidof -s streamer)")
 
 
 # -- edges -----------------------------------------------------------------------------------------------------------------------

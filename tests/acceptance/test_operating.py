@@ -87,6 +87,7 @@ def test_syncs_come_and_go_with_a_hangup_and_the_others_are_not_interrupted(shop
     shop.streamer.start_streaming()
     shop.write_config(SECOND)
     shop.streamer.setup()
+    assert "does not run the edge to old; if it should," in shop.streamer.command("status", succeeds=False).stdout
     shop.hang_up()
     wait_for_equal(shop.states, {"a->live": "streaming", "a->old": "streaming"}, "the new sync to stream")
     shop.insert("u", 1)

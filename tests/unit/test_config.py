@@ -164,6 +164,7 @@ PROBLEMS = {
     ),
     "target that is no text": (NODES + SYNC.replace('"b", "s"', '"b", 1'), "syncs.shop.targets: must be a valid string"),
     "text for a number": (NODES + SYNC + 'copy_jobs = "4"', "syncs.shop.copy_jobs: must be a valid integer"),
+    "text for truth": (NODES + SYNC + 'sequences = "on it"', "syncs.shop.sequences: must be true or false, without quotes"),
     "truth for a number": (NODES + SYNC + "copy_jobs = true", "syncs.shop.copy_jobs: must be a valid integer"),
     # values
     "too few jobs": (NODES + SYNC + "copy_jobs = 0", "syncs.shop.copy_jobs: must be greater than or equal to 1"),
