@@ -123,6 +123,15 @@ def no_longer_carried(table: object, slot: str) -> SourceError:
     )
 
 
+def lost_identity(table: object, node: str, sync: str) -> SourceError:
+    """Return the error for a table whose updates and deletes the WAL told once, and does not now."""
+    return SourceError(
+        f'table "{table}" on "{node}", or a partition of it, has lost its replica identity: updates and deletes are not in the WAL',
+        f"ALTER TABLE … ADD PRIMARY KEY (…) or REPLICA IDENTITY FULL, then compare the rows: streamer verify {sync}; "
+        "or, to have only inserts from now on, restart streamer run",
+    )
+
+
 def renamed(old: object, new: object, node: str, sync: str) -> SourceError:
     """Return the error for a table that has another name than when the stream began."""
     return SourceError(

@@ -28,7 +28,7 @@ from streamer.capture.replication import Keepalive, ReplicationStream, timeline_
 from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
-from streamer.errors import HeldBackError, SlotError, SourceError, TakenError, no_longer_carried
+from streamer.errors import HeldBackError, SlotError, SourceError, TakenError, lost_identity, no_longer_carried
 from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
 from streamer.node_config import Node, choose_capture
 from streamer.ports import CopyTable, Place, SlotState
@@ -142,6 +142,8 @@ class SlotSource:
         self._application = f"streamer {sync} {name}"
         #: the tables that the stream has carried since the daemon started, and their oids
         self._carried: dict[TableName, int] = {}
+        #: the oids of those whose updates and deletes it had
+        self._identified: set[int] = set()
 
     def state(self) -> SlotState:
         """Return where the slot stands."""
@@ -207,6 +209,16 @@ class SlotSource:
                 raise no_longer_carried(table.table, self._slot)
         require_names(connection, self._carried, {table.table for table in tables}, self._node, self._sync)
         self._note(tables, carried)
+        if self._plugin(connection) != "pgoutput":  # of a published table the server refuses updates and deletes then
+            self._require_identity(connection, tables)
+
+    def _require_identity(self, connection: Connection, tables: Sequence[SourceTable]) -> None:
+        """See that no table has lost what its updates and deletes are told by: they would be left out without a word."""
+        without = publication.insert_only(connection, tables, "wal2json")
+        for table in tables:
+            if table.table in without and table.oid in self._identified:
+                raise lost_identity(table.table, self._node, self._sync)
+        self._identified |= {table.oid for table in tables if table.table not in without}
 
     def _note(self, tables: Sequence[SourceTable], carried: Collection[TableName]) -> None:
         self._carried |= {table.table: table.oid for table in tables if table.table in carried}
