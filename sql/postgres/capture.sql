@@ -10,6 +10,16 @@ CREATE SEQUENCE streamer.delta_id;
 -- sequence wakeup: 1 while a reader sleeps. Whoever changes a row then sets it to 2 and notifies the channel streamer_delta.
 CREATE SEQUENCE streamer.wakeup START 2;
 
+-- function delta_kept: of the truncate triggers on delta and delta_tag. What they hold is needed, and nothing else would tell of a loss.
+CREATE OR REPLACE FUNCTION streamer.delta_kept() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'streamer.% holds changes that not all targets have yet; to give up a sync: streamer teardown --sync NAME',
+        TG_TABLE_NAME;
+END
+$$;
+
 -- table delta: the changed rows of all captured tables.
 CREATE TABLE streamer.delta (
     id bigint NOT NULL DEFAULT pg_catalog.nextval('streamer.delta_id'),
@@ -23,6 +33,8 @@ CREATE TABLE streamer.delta (
     time timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX delta_txid ON streamer.delta (txid);
+CREATE TRIGGER zzz_streamer_kept BEFORE TRUNCATE ON streamer.delta FOR EACH STATEMENT EXECUTE PROCEDURE streamer.delta_kept();
+ALTER TABLE streamer.delta ENABLE ALWAYS TRIGGER zzz_streamer_kept;
 
 -- table delta_tag: the transactions that streamer applied here, with where they were made: what is no row here was made here.
 CREATE TABLE streamer.delta_tag (
@@ -35,6 +47,8 @@ CREATE TABLE streamer.delta_tag (
     origin_time timestamp with time zone NOT NULL,
     seen text NOT NULL
 );
+CREATE TRIGGER zzz_streamer_kept BEFORE TRUNCATE ON streamer.delta_tag FOR EACH STATEMENT EXECUTE PROCEDURE streamer.delta_kept();
+ALTER TABLE streamer.delta_tag ENABLE ALWAYS TRIGGER zzz_streamer_kept;
 
 -- table delta_identity: one row, made with the table. A restored dump has another relation, and its positions mean nothing.
 CREATE TABLE streamer.delta_identity (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from streamer.capture import delta_objects, triggers
@@ -317,3 +318,10 @@ def test_tables_whose_keys_are_alike_share_their_functions_and_the_last_takes_th
     connection.execute(delta_objects.removal(connection).encode())
     left = "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'streamer')"
     assert database.query(left) == []
+
+
+@pytest.mark.parametrize("table", ["delta", "delta_tag"])
+def test_captured_changes_are_not_truncated(database: Database, connection: Connection, table: str) -> None:
+    """A TRUNCATE lost in silence what targets did not have yet."""
+    with pytest.raises(psycopg.errors.RaiseException, match=rf"streamer\.{table} holds changes that not all targets"):
+        database.execute(f"TRUNCATE streamer.{table}")
