@@ -123,6 +123,8 @@ class CopyJobs:
             attempt.workers.run(self.jobs if sink.parallel_loads else 1, "copy", self._tell_progress)
         finally:
             self._waiting = ()
+            if sink.ranges is not None:
+                sink.ranges.rest()
             for work in list(self._works.values()):
                 work.active = False
         return attempt.positions

@@ -293,6 +293,9 @@ class RangeLoader(Protocol):
     def forget(self, table: TableName) -> None:
         """Forget the ranges: the stream has passed them, or the table is copied anew."""
 
+    def rest(self) -> None:
+        """All tables are loaded, or none for now: give back what loads have had one after the other."""
+
 
 class Sink(Protocol):
     """The writer of one edge: one connection, used by one thread at a time."""

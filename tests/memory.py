@@ -237,6 +237,9 @@ class MemoryRanges:
     def forget(self, table: TableName) -> None:
         self._progress.ranges.pop(table, None)
 
+    def rest(self) -> None:
+        pass
+
 
 def _table(tables: dict[TableName, MemoryTable], name: TableName) -> MemoryTable:
     if name not in tables:

@@ -36,7 +36,7 @@ from streamer.sinks.net import Unfoldable, fold
 from streamer.sinks.postgres_apply import Applier, is_refusal
 from streamer.sinks.postgres_care import quarantine_table
 from streamer.sinks.postgres_session import EDGE, TargetSession
-from streamer.sinks.postgres_table import TableWriters
+from streamer.sinks.postgres_writer import TableWriters
 from streamer.sinks.quarantine_table import QuarantineTable, Stored
 from streamer.sinks.sqlite import BUSY_TIMEOUT
 from streamer.sinks.sqlite_apply import SqliteTables

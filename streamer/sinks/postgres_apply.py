@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ from streamer.copytext import format_rows
 from streamer.errors import ApplyError
 from streamer.model import UNCHANGED, Change, Kind, Relation, Row
 from streamer.ports import Written
-from streamer.session import Connection, reason_of, remedy
+from streamer.session import Connection, reason_of, remedy, version
 from streamer.sinks.net import RowWise, SetWise, Step, Truncate
-from streamer.sinks.postgres_table import TableWriter, quote
+from streamer.sinks.postgres_arrays import ARRAY_ROWS, INSERTED_ROWS, MANY_ROWS, SEVERAL_ARRAYS, Together, in_arrays
+from streamer.sinks.postgres_table import quote
+from streamer.sinks.postgres_writer import TableWriter
 
 FEW_ROWS: Final = 50
-"""Up to here single statements are faster than COPY and a join."""
+"""Up to here single statements are faster than COPY, and a join where they change rows; they wait for no answer."""
 PIPELINED: Final = 500
 """Statements sent before their answers are read."""
 REFUSED: Final = (
@@ -204,12 +207,11 @@ class Applier:
 
     def _delete(self, writer: TableWriter, key: tuple[int, ...], rows: Sequence[Row], outcome: Outcome) -> None:
         keys = writer.pick(key, _in_order(writer, key, rows))
-        if len(rows) <= FEW_ROWS:
+        if (together := self._together(writer, key, keys)) is not None:
+            outcome.deletes.append((self._join(writer, writer.delete_by(together.rows, key), together.parameters), len(rows)))
+        else:
             sql = writer.delete_where(writer.by_key(key))
             outcome.deletes += [(self._execute(sql, values), 1) for values in keys]
-        else:
-            self._stage(writer, key, keys)
-            outcome.deletes.append((self._join(writer, writer.delete_by_stage(key)), len(rows)))
 
     def _update(
         self, writer: TableWriter, key: tuple[int, ...], present: tuple[int, ...], rows: Sequence[Row], outcome: Outcome
@@ -217,25 +219,44 @@ class Applier:
         assigned = writer.assigned(present, key)
         if not assigned:
             outcome.updated += len(rows)  # nothing that the target stores has changed
-        elif len(rows) <= FEW_ROWS:
+            return
+        columns = tuple(sorted(assigned + key))
+        if (together := self._together(writer, columns, writer.pick(columns, _in_order(writer, key, rows)))) is not None:
+            sql = writer.update_from(together.rows, assigned, key)
+            outcome.updates.append((self._join(writer, sql, together.parameters), len(rows)))
+        else:
             sql = writer.update_where(assigned, writer.by_key(key))
             outcome.updates += [(self._execute(sql, values), 1) for values in writer.pick(assigned + key, rows)]
-        else:
-            columns = tuple(sorted(assigned + key))
-            self._stage(writer, columns, writer.pick(columns, _in_order(writer, key, rows)))
-            outcome.updates.append((self._join(writer, writer.update_from_stage(columns, assigned, key)), len(rows)))
 
     def _insert(self, writer: TableWriter, rows: Sequence[Row], outcome: Outcome) -> None:
         picked = writer.pick(writer.written, rows)
-        if len(rows) <= FEW_ROWS:
+        if (together := self._in_arrays(writer, writer.written, picked, INSERTED_ROWS)) is not None:
+            self._execute(writer.insert_from(together.rows), together.parameters)
+        elif len(rows) > FEW_ROWS:
+            self._copy(writer.copy, picked)
+        else:
             for values in picked:
                 self._execute(writer.insert, values)
-        else:
-            self._copy(writer.copy, picked)
         outcome.inserted += len(rows)
 
-    def _stage(self, writer: TableWriter, columns: Sequence[int], rows: Sequence[Row]) -> None:
-        """Fill the temporary table with these rows."""
+    def _together(self, writer: TableWriter, columns: Sequence[int], rows: Sequence[Row]) -> Together | None:
+        """Bring rows of these columns to where one statement can read them; None where single statements are faster."""
+        if writer.indexed and (together := self._in_arrays(writer, columns, rows, MANY_ROWS)) is not None:
+            return together
+        return Together(self._stage(writer, columns, rows)) if len(rows) > FEW_ROWS else None
+
+    def _in_arrays(self, writer: TableWriter, columns: Sequence[int], rows: Sequence[Row], most: int) -> Together | None:
+        """The rows as the arrays of one statement, where that takes them, and they are not too few or more than `most`."""
+        if not ARRAY_ROWS <= len(rows) <= most or not columns or writer.own_casts or not self._takes_arrays:
+            return None
+        return in_arrays(writer, columns, rows)
+
+    @cached_property
+    def _takes_arrays(self) -> bool:
+        return version(self._connection) >= SEVERAL_ARRAYS
+
+    def _stage(self, writer: TableWriter, columns: Sequence[int], rows: Sequence[Row]) -> str:
+        """Fill the temporary table with these rows; return its name."""
         name = writer.stage(columns)
         if name not in self._stages:
             unused = [] if len(self._stages) < STAGES else [next(iter(self._stages))]
@@ -249,6 +270,7 @@ class Applier:
         self._stages[name] = self._stages.pop(name, None)
         self._filled.add(name)
         self._copy(writer.copy_stage(columns), rows)
+        return name
 
     def _copy(self, sql: str, rows: Sequence[Row]) -> None:
         pipelined = self._connection.pgconn.pipeline_status != pq.PipelineStatus.OFF
@@ -259,11 +281,11 @@ class Applier:
         if pipelined:
             self._pipeline.enter_context(self._connection.pipeline())
 
-    def _join(self, writer: TableWriter, sql: str) -> psycopg.Cursor[Any]:
-        """Run a join with a temporary table, by hash where no index has the key."""
+    def _join(self, writer: TableWriter, sql: str, parameters: Sequence[str]) -> psycopg.Cursor[Any]:
+        """Run a join with rows that came together, by hash where no index has the key."""
         if not writer.indexed:
             self._connection.execute("SET LOCAL enable_hashjoin = on")
-        cursor = self._connection.execute(sql)
+        cursor = self._connection.execute(sql, parameters, prepare=bool(parameters))
         if not writer.indexed:
             self._connection.execute("SET LOCAL enable_hashjoin = off")
         return cursor

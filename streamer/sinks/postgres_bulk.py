@@ -12,8 +12,8 @@ from streamer.model import Change, Group, Kind, Relation
 from streamer.sinks.net import SetWise, Unfoldable, fleeting, fold
 from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
 from streamer.sinks.postgres_session import TargetSession
-from streamer.sinks.postgres_table import GuardedWriter
 from streamer.sinks.postgres_world import MasterTable, World
+from streamer.sinks.postgres_writer import GuardedWriter
 from streamer.versions import Versions
 
 AT_ONCE: Final = 10_000

@@ -19,7 +19,7 @@ from streamer.session import Connection
 from streamer.sinks.net import fold
 from streamer.sinks.postgres_apply import Applier, Outcome, is_small, refusal_of_a_row
 from streamer.sinks.postgres_session import TargetSession
-from streamer.sinks.postgres_table import TableWriters
+from streamer.sinks.postgres_writer import TableWriters
 from streamer.sinks.quarantine import Care, Quarantine
 from streamer.sinks.quarantine_table import POSTGRES, QuarantineTable
 

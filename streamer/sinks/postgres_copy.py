@@ -34,7 +34,8 @@ from streamer.sinks.postgres_apply import refusal_of_a_row
 from streamer.sinks.postgres_copied import CopiedVersions
 from streamer.sinks.postgres_ranges import PostgresRanges
 from streamer.sinks.postgres_session import EDGE, TargetSession
-from streamer.sinks.postgres_table import TargetTable, copy_into, quote, quoted, read_target
+from streamer.sinks.postgres_table import TargetTable, quote, quoted, read_target
+from streamer.sinks.postgres_writer import copy_into
 from streamer.sinks.quarantine import OnError, stops
 from streamer.sinks.target_clock import TargetClock
 from streamer.versions import OLDEST, Versions, choose_versions
@@ -207,12 +208,12 @@ class TableLoader:
 
     @contextmanager
     def _loading(self, start: Start) -> Iterator[Connection]:
-        """The connection for a load: one of its own, or the edge's, because only one session can have a replication origin."""
+        """The connection for a load: one for itself, or the edge's, because only one session can have a replication origin."""
         if self._skew is not None:
             self._session.follow_origin(self._source)
             yield self._connection
             return
-        with self._session.others.lent() if start.within is not None else self._session.connect() as connection:
+        with self._session.others.lent() as connection:
             yield connection
 
     def _stamp(self, connection: Connection, start: Start) -> None:

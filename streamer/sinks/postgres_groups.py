@@ -22,7 +22,7 @@ from streamer.sinks.net import Step, Unfoldable, fold
 from streamer.sinks.postgres_apply import Applier, is_refusal
 from streamer.sinks.postgres_care import CarefulWriter
 from streamer.sinks.postgres_session import TargetSession
-from streamer.sinks.postgres_table import TableWriters
+from streamer.sinks.postgres_writer import TableWriters
 from streamer.sinks.quarantine import Quarantine
 
 

@@ -58,14 +58,14 @@ class PostgresRanges:
         """Return whether an index of the target's table leads with the column."""
         if table.ranged is None:
             return False
-        with self._session.errors(), self._session.connect() as connection:
+        with self._session.errors(), self._session.others.lent() as connection:
             target = read_target(connection, self._session.node, table.table)
         return any(names[0] == table.ranged.column for names in target.uniques)
 
     def resumes(self, table: CopyTable) -> bool:
         """Return whether there is one unique index, or no quarantine; and have the room of rows that never were committed used
         again."""
-        with self._session.errors(), self._session.connect() as connection:
+        with self._session.errors(), self._session.others.lent() as connection:
             exclusions = " OR i.indisexclusion" if version(connection) >= EXCLUSIONS else ""
             query = _UNIQUES.format(exclusions=exclusions)
             alone = connection.execute(query.encode(), _names(table.table)).fetchone() == (1,)
@@ -77,7 +77,7 @@ class PostgresRanges:
     def begin(self, table: CopyTable, start: Start) -> bool:
         """Record that a copy begins, of a table that is empty by then."""
         name = table.table
-        with self._session.errors(), self._session.connect() as connection, connection.transaction():
+        with self._session.errors(), self._session.others.lent() as connection, connection.transaction():
             self._record(connection, name, LSN(0))
             connection.execute(_FORGET, self._key(name))
             target = read_target(connection, self._session.node, name)
@@ -97,12 +97,15 @@ class PostgresRanges:
             self._record(connection, table.table, position)
             connection.execute(f"UPDATE streamer.copy SET rows = %s WHERE {_OF_TABLE}", [rows, *key])
             connection.execute(_FORGET_EQUAL, [*key, *key, str(position)])
-        self._session.others.close_spare()  # whoever copies ranges of another table has one of these meanwhile
 
     def forget(self, table: TableName) -> None:
         """Forget the ranges."""
-        with self._session.errors(), self._session.connect() as connection:
+        with self._session.errors(), self._session.others.lent() as connection:
             connection.execute(_FORGET, self._key(table))
+
+    def rest(self) -> None:
+        """End the sessions that nobody uses."""
+        self._session.others.close_spare()
 
     def load(self, connection: Connection, target: TargetTable, within: KeyRange, start: Start, copy: Callable[[], int]) -> int:
         """Have `copy` write the rows of a range in the transaction that is open, in place of what is there."""

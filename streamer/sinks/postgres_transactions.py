@@ -28,9 +28,10 @@ from streamer.sinks.postgres_fast import FastWriter
 from streamer.sinks.postgres_judge import BUSY, Judge
 from streamer.sinks.postgres_procedure import SINCE, Batch, Procedure
 from streamer.sinks.postgres_session import EDGE, TargetSession
-from streamer.sinks.postgres_table import TableWriter, TargetTable, read_target
+from streamer.sinks.postgres_table import TargetTable, read_target
 from streamer.sinks.postgres_triggers import missing_triggers, require_commit_timestamps
 from streamer.sinks.postgres_world import MasterTable
+from streamer.sinks.postgres_writer import TableWriter
 from streamer.sinks.target_clock import TargetClock
 from streamer.versions import OriginVersions, Versions, choose_versions
 

@@ -22,7 +22,7 @@ from streamer.session import Connection, cells
 from streamer.sinks.conflict import Key, Rules, Stored, Table, Version
 from streamer.sinks.policy import rank
 from streamer.sinks.postgres_copied import true_versions
-from streamer.sinks.postgres_table import TableWriter
+from streamer.sinks.postgres_writer import TableWriter
 from streamer.sinks.touched import Unique, Values, filled
 from streamer.versions import Versions, key_id, key_json
 

@@ -96,6 +96,9 @@ class Ranges(Generic[C]):
         with self._engine.transaction() as connection:
             self._engine.execute(connection, _FORGET, self._key(table))
 
+    def rest(self) -> None:
+        """Do nothing: here each load has a connection of its own."""
+
     def load(self, connection: C, table: CopyTable, within: KeyRange, position: LSN, copy: Callable[[], int]) -> int:
         """Have `copy` write the rows of a range in the transaction that is open, in place of what is there."""
         place, column = self._engine.place(table.table), self._engine.column(connection, table.table, within.column)

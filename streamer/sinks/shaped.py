@@ -234,6 +234,7 @@ class UnshapedRanges:
         self.begin = loader.begin
         self.finish = loader.finish
         self.forget = loader.forget
+        self.rest = loader.rest
 
     def takes(self, table: CopyTable) -> bool:
         """Return whether the table is as it is on the source, and can be cut on the target."""

@@ -21,12 +21,14 @@ ALL = "SELECT id, name, md5(pad) FROM large ORDER BY id"
 RECORDS = "SELECT bounds, position FROM streamer.copied_part"
 LONG = "array_to_string(ARRAY(SELECT md5(i::text || n::text) FROM generate_series(1, 200) n), '')"
 """A value that is stored apart, and does not travel with an update of something else."""
-WHO_WRITES = """
+WRITERS = """
 CREATE TABLE writer (pid int);
 CREATE FUNCTION note_writer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO public.writer VALUES (pg_backend_pid()); RETURN NULL; END $$;
-CREATE TRIGGER note_writer BEFORE INSERT ON large FOR EACH STATEMENT EXECUTE PROCEDURE note_writer();
-ALTER TABLE large ENABLE ALWAYS TRIGGER note_writer
+    INSERT INTO public.writer VALUES (pg_backend_pid()); RETURN NULL; END $$
+"""
+NOTE_WRITER = """
+CREATE TRIGGER note_writer BEFORE INSERT ON {0} FOR EACH STATEMENT EXECUTE PROCEDURE note_writer();
+ALTER TABLE {0} ENABLE ALWAYS TRIGGER note_writer
 """
 LARGE = TableName("public", "large")
 NOT_YET = """
@@ -106,12 +108,28 @@ def test_ranges_share_sessions_on_the_target_which_end_with_the_copy(source15: D
     for node in (source15, target18):
         node.execute("CREATE TABLE large (id int PRIMARY KEY)")
     source15.execute("INSERT INTO large SELECT generate_series(1, 1000)")
-    target18.execute(WHO_WRITES)
+    target18.execute(WRITERS)
+    target18.execute(NOTE_WRITER.format("large"))
     with running(config_of(source15, target18)):
         assert target18.query("SELECT count(*) >= 10, count(DISTINCT pid) <= 2 FROM writer") == [(True, True)]
         edge = "SELECT FROM pg_stat_activity WHERE application_name = 'streamer shop: a -> b'"
         wait_for(lambda: len(target18.query(edge)) == 1, "the sessions of the copy to end")
     assert target18.query("SELECT count(*) FROM large") == [(1000,)]
+
+
+def test_small_tables_share_sessions_on_the_target_which_end_with_the_copy(source15: Database, target18: Database) -> None:
+    """Each had one of its own, and had its catalog read with queries planned anew: half a minute for a thousand tables."""
+    tables = [f"small{n}" for n in range(10)]
+    target18.execute(WRITERS)
+    for table in tables:
+        for node in (source15, target18):
+            node.execute(f"CREATE TABLE {table} (id int PRIMARY KEY)")
+        source15.execute(f"INSERT INTO {table} VALUES (1)")
+        target18.execute(NOTE_WRITER.format(table))
+    with running(config_of(source15, target18)):
+        assert target18.query("SELECT count(*), count(DISTINCT pid) <= 2 FROM writer") == [(len(tables), True)]
+        edge = "SELECT FROM pg_stat_activity WHERE application_name = 'streamer shop: a -> b'"
+        wait_for(lambda: len(target18.query(edge)) == 1, "the sessions of the copy to end")
 
 
 def test_a_table_whose_rows_have_been_taken_is_not_locked_while_they_are_written(source15: Database) -> None:

@@ -1,5 +1,5 @@
 """The PostgreSQL sink and what a column or a constraint of the target may be: types that have no equality, domains, identities,
-constraints that wait for the commit. Each case once by single statements and once by COPY and a join.
+constraints that wait for the commit. Each case once by single statements, once in arrays, and once by COPY and a join.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ TYPES: Sequence[tuple[str, str, str]] = (
 """Types, and two values of each; some have no equality, one that looks at a part of the value, or one for another type."""
 
 
-@pytest.fixture(params=["few", "many"])
+@pytest.fixture(params=["few", "some", "many"])
 def target(request: pytest.FixtureRequest, target15: Database, monkeypatch: pytest.MonkeyPatch) -> PostgresTarget:
-    if request.param == "many":
+    if request.param == "some":
+        monkeypatch.setattr(postgres_apply, "ARRAY_ROWS", 1)
+    elif request.param == "many":
         monkeypatch.setattr(postgres_apply, "FEW_ROWS", 0)
     target15.execute(
         "CREATE DOMAIN document AS json; CREATE TYPE pair AS (a integer, b json); "

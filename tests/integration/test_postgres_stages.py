@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streamer.model import Row
 from streamer.session import Connection, connect
+from streamer.sinks import postgres_apply
 from streamer.sinks.net import SetWise, Step
 from streamer.sinks.postgres_apply import FEW_ROWS, STAGES, Applier
-from streamer.sinks.postgres_table import TableWriters
+from streamer.sinks.postgres_writer import TableWriters
 from tests.changes import relation, table
 from tests.servers import Database
 
 ROWS = FEW_ROWS + 1
 TABLES = STAGES + 5
+
+
+@pytest.fixture(autouse=True)
+def no_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that fewer rows take a temporary table."""
+    monkeypatch.setattr(postgres_apply, "MANY_ROWS", 0)
 
 
 def steps(numbers: range, ids: range, value: str) -> list[Step]:
