@@ -297,3 +297,27 @@ def test_a_wrong_password_is_one_line_and_is_not_shown(shop: tuple[Shell, Databa
     assert done.returncode == 1
     assert "2 errors" in done.stdout
     assert "Falsch-2" not in streamer.printed
+
+
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(streamer: Shell) -> None:
+    """As far as the first module that the command line needs, which here waits to be interrupted."""
+    (streamer.directory / "typer.py").write_text("print('importing', flush=True)\ninput()\n")
+    streamer.environment["PYTHONPATH"] = os.pathsep.join([str(streamer.directory), os.getcwd()])
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('streamer', run_name='__main__')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=streamer.directory,
+        env=streamer.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=SECONDS)
+    assert (process.returncode, errors) == (-signal.SIGINT, "")
