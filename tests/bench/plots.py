@@ -73,7 +73,8 @@ def _bars(ax: Axes, group: Sequence[tuple[Figure, Report]]) -> None:
         places = [i + (n - (len(contenders) - 1) / 2) * width for i in range(len(group))]
         ratios = [report.ratio(figure, contender) or 0.0 for figure, report in group]
         bars = ax.barh(places, ratios, width * 0.9, color=color, label=contender)
-        ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        for label in ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=8):
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # lines may cross it
         goals = [figure.goal_of(contender) for figure, _ in group]
         for place, goal in zip(places, goals, strict=True):
             if goal is not None:
