@@ -9,7 +9,7 @@ https://www.postgresql.org/docs/current/mvcc-caveats.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -74,7 +74,8 @@ class TriggerTables:
         keys = captured(self._connection)
         oids = {TableName(schema, name): oid for oid, schema, name in self._connection.execute(_OIDS)}
         self.removals = oids.get(REMOVALS)
-        now = {t.table: _delta_table(self._connection, t, keys, oids, before.get(t.table)) for t in tables}
+        taken = {oids[name] for t in tables for name in (t.table, *t.leaves) if name in oids}
+        now = {t.table: _delta_table(self._connection, t, keys, oids, taken, before.get(t.table)) for t in tables}
         # also when the stream begins again: until the triggers are back, changes are missed
         if gone := [name for name in self._carried if name in now and now[name] is None]:
             raise no_longer_captured(gone[0], self._node)
@@ -116,10 +117,13 @@ def _delta_table(
     table: SourceTable,
     keys: Mapping[int, tuple[str, ...]],
     oids: Mapping[TableName, int],
+    taken: Collection[int],
     before: DeltaTable | None,
 ) -> DeltaTable | None:
     """The table as its changes are read; None if triggers do not capture it."""
     own = [oids[name] for name in (table.table, *table.leaves) if name in oids]
+    if before is not None and table.partitioned:  # what was deleted from partitions that have been detached or dropped since
+        own += [oid for oid in before.oids if oid not in taken]
     key = next((keys[oid] for oid in own if oid in keys), None)
     if key is None:
         return None

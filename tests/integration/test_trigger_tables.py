@@ -147,6 +147,20 @@ def test_rows_of_partitions_are_told_as_rows_of_the_table(source15: Database) ->
         assert batches.next().told() == [("insert", "p", ("4", "c")), ("truncate", "p", ())]
 
 
+@pytest.mark.parametrize("leaves", ["DETACH PARTITION p_a", "DETACH PARTITION p_a; DROP TABLE p_a"])
+def test_rows_deleted_from_a_partition_that_leaves_at_once_are_told(source15: Database, leaves: str) -> None:
+    """They stayed on all targets: nobody knew any more whose they were."""
+    source15.execute("CREATE TABLE p (id int, part text, PRIMARY KEY (id, part)) PARTITION BY LIST (part)")
+    source15.execute("CREATE TABLE p_a PARTITION OF p FOR VALUES IN ('a'); CREATE TABLE p_b PARTITION OF p FOR VALUES IN ('b')")
+    _, source = captured(source15)
+    with reading(source, place(source)) as batches:
+        source15.execute("INSERT INTO p VALUES (1, 'a'), (2, 'a'), (3, 'b')")
+        batches.next()
+        source15.execute(f"BEGIN; DELETE FROM p WHERE part = 'a'; ALTER TABLE p {leaves}; INSERT INTO p VALUES (4, 'b'); COMMIT")
+        told = [("delete", "p", ("1", "a")), ("delete", "p", ("2", "a")), ("insert", "p", ("4", "b"))]
+        assert batches.next().told() == told
+
+
 def test_of_many_tables_only_those_with_deltas_are_asked(trigger_source: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     trigger_source.execute("".join(f"CREATE TABLE t{n} (id int PRIMARY KEY);" for n in range(200)))
     _, source = captured(trigger_source)
