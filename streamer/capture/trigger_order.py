@@ -87,7 +87,8 @@ def rows(batch: Batch, table: DeltaTable, after: int | None, deltas: int, *, mas
     The kind is i, u, d, or r for a row that was deleted and is there again. `masters`: several nodes write. Then what was written
     again after the batch is left out, and the writer there copes with rows that are missing; keys that were inserted and deleted
     count as deleted, because another node may have inserted them too. Else the batch must leave each row there that its end had: as
-    it is now. Deltas with ids up to `after` are passed over. `deltas` is how many there are.
+    it is now; where keys may meet, a row may be there though the last delta is a delete, of one that had its key before. Deltas
+    with ids up to `after` are passed over. `deltas` is how many there are.
     """
     join = "off" if is_few(table, deltas) else "on"
     keys = ", ".join(f"key[{i}]::{type_name} AS {column_name(name)}" for i, (name, type_name) in enumerate(table.key, 1))
@@ -100,7 +101,7 @@ def rows(batch: Batch, table: DeltaTable, after: int | None, deltas: int, *, mas
         f"WHERE {chosen}{'' if masters else f' AND {_visible(batch)}'} GROUP BY {numbers}"
     )
     ours = f"SELECT * FROM ({newest}) AS n WHERE {_NEWEST}[5] = 0 AND {_visible(batch, f'{_NEWEST}[2]')} OFFSET 0"
-    gone = "t.tableoid IS NULL" if masters else f"d.{_NEWEST}[6] = 1"
+    gone = "t.tableoid IS NULL" if masters else f"d.{_NEWEST}[6] = 1{'' if table.enforced else ' AND t.tableoid IS NULL'}"
     again = "false" if masters else f"d.{_LEFT}"
     kind = f"CASE WHEN {gone} THEN 'd' WHEN d.{_GAINED} > 0 THEN 'i' WHEN {again} THEN 'r' ELSE 'u' END"
     wanted = "" if masters else f" WHERE CASE WHEN {gone} THEN d.{_GAINED} < 0 ELSE t.tableoid IS NOT NULL END"
