@@ -22,6 +22,8 @@ MANY_ROWS: Final = 1000
 """Beyond, COPY into a temporary table and a join take less, even if the table must be made first."""
 INSERTED_ROWS: Final = 200
 """The same for COPY into the table itself."""
+MANY_VALUES: Final = 10_000
+"""The same for values, which wide rows have many of: each array is a function of its own to the server."""
 MANY_BYTES: Final = 8 << 20
 """Characters that an array may have; no parameter can be larger than a gigabyte."""
 
@@ -35,6 +37,8 @@ class Together(NamedTuple):
 
 def in_arrays(writer: TableWriter, columns: Sequence[int], rows: Sequence[Sequence[Value]]) -> Together | None:
     """Return rows of these columns, of which there are some and none holds UNCHANGED; None if they are too large for arrays."""
+    if len(rows) * len(columns) > MANY_VALUES:
+        return None
     arrays = list(map(_array, zip(*rows, strict=True)))
     return Together(_unnested(writer, columns), arrays) if max(map(len, arrays)) < MANY_BYTES else None
 

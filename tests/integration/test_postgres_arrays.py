@@ -120,8 +120,9 @@ def test_a_value_that_an_array_cannot_bring_to_its_column_is_told_with_its_row(t
     assert target.database.query("SELECT v, count(*) FROM v GROUP BY v") == [("abc", 9)]
 
 
-def test_rows_too_large_for_arrays_are_written(target: PostgresTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_arrays, "MANY_BYTES", 1000)
+@pytest.mark.parametrize("limit", ["MANY_BYTES", "MANY_VALUES"])
+def test_rows_too_large_for_arrays_are_written(target: PostgresTarget, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(postgres_arrays, limit, 10)
     target.database.execute("CREATE TABLE v (id integer PRIMARY KEY, v text)")
     r = relation(table("v", id="integer", v="text"))
     with opened(target) as sink:
