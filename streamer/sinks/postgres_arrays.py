@@ -22,7 +22,7 @@ MANY_ROWS: Final = 1000
 """Beyond, COPY into a temporary table and a join take less, even if the table must be made first."""
 INSERTED_ROWS: Final = 200
 """The same for COPY into the table itself."""
-MANY_VALUES: Final = 10_000
+MANY_VALUES: Final = 50_000
 """The same for values, which wide rows have many of: each array is a function of its own to the server."""
 MANY_BYTES: Final = 8 << 20
 """Characters that an array may have; no parameter can be larger than a gigabyte."""
