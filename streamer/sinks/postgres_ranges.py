@@ -100,7 +100,7 @@ class PostgresRanges:
 
     def forget(self, table: TableName) -> None:
         """Forget the ranges."""
-        with self._session.errors(), self._session.others.lent() as connection:
+        with self._session.errors(), self._session.connect() as connection:
             connection.execute(_FORGET, self._key(table))
 
     def rest(self) -> None:

@@ -14,6 +14,7 @@ from streamer.errors import StreamerError
 from streamer.model import KeyRange, TableName
 from tests.configs import make_config
 from tests.integration.streams import Running, running
+from tests.integration.targets import PostgresTarget, opened
 from tests.servers import Database
 from tests.waiting import wait_for, wait_for_equal
 
@@ -30,6 +31,7 @@ NOTE_WRITER = """
 CREATE TRIGGER note_writer BEFORE INSERT ON {0} FOR EACH STATEMENT EXECUTE PROCEDURE note_writer();
 ALTER TABLE {0} ENABLE ALWAYS TRIGGER note_writer
 """
+SESSIONS = "SELECT FROM pg_stat_activity WHERE application_name = 'streamer shop: a -> b'"
 LARGE = TableName("public", "large")
 NOT_YET = """
 CREATE FUNCTION not_yet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -112,9 +114,15 @@ def test_ranges_share_sessions_on_the_target_which_end_with_the_copy(source15: D
     target18.execute(NOTE_WRITER.format("large"))
     with running(config_of(source15, target18)):
         assert target18.query("SELECT count(*) >= 10, count(DISTINCT pid) <= 2 FROM writer") == [(True, True)]
-        edge = "SELECT FROM pg_stat_activity WHERE application_name = 'streamer shop: a -> b'"
-        wait_for(lambda: len(target18.query(edge)) == 1, "the sessions of the copy to end")
+        wait_for(lambda: len(target18.query(SESSIONS)) == 1, "the sessions of the copy to end")
     assert target18.query("SELECT count(*) FROM large") == [(1000,)]
+
+
+def test_no_session_stays_when_ranges_are_forgotten_without_a_copy(target15: Database) -> None:
+    with opened(PostgresTarget(target15)) as sink:
+        assert sink.ranges is not None
+        sink.ranges.forget(LARGE)
+        wait_for(lambda: len(target15.query(SESSIONS)) == 1, "the session that forgot to end")
 
 
 def test_small_tables_share_sessions_on_the_target_which_end_with_the_copy(source15: Database, target18: Database) -> None:
@@ -128,8 +136,7 @@ def test_small_tables_share_sessions_on_the_target_which_end_with_the_copy(sourc
         target18.execute(NOTE_WRITER.format(table))
     with running(config_of(source15, target18)):
         assert target18.query("SELECT count(*), count(DISTINCT pid) <= 2 FROM writer") == [(len(tables), True)]
-        edge = "SELECT FROM pg_stat_activity WHERE application_name = 'streamer shop: a -> b'"
-        wait_for(lambda: len(target18.query(edge)) == 1, "the sessions of the copy to end")
+        wait_for(lambda: len(target18.query(SESSIONS)) == 1, "the sessions of the copy to end")
 
 
 def test_a_table_whose_rows_have_been_taken_is_not_locked_while_they_are_written(source15: Database) -> None:
