@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.capture.definition_types import literal
-from streamer.capture.trigger_query import DeltaTable, column_name, is_few, oids, place, window
+from streamer.capture.trigger_query import DeltaTable, column_name, found, joins, oids, place, window
 
 NO_COMMIT_TIMES: Final = "NULL::timestamptz"
 COMMIT_TIMES: Final = "pg_catalog.pg_xact_commit_timestamp((d.txid & 4294967295)::text::xid)"
@@ -90,7 +90,6 @@ def rows(batch: Batch, table: DeltaTable, after: int | None, deltas: int, *, mas
     it is now; where keys may meet, a row may be there though the last delta is a delete, of one that had its key before. Deltas
     with ids up to `after` are passed over. `deltas` is how many there are.
     """
-    join = "off" if is_few(table, deltas) else "on"
     keys = ", ".join(f"key[{i}]::{type_name} AS {column_name(name)}" for i, (name, type_name) in enumerate(table.key, 1))
     numbers = ", ".join(str(i) for i in range(1, len(table.key) + 1))
     chosen = f"relation = ANY ({oids(table.oids)}) AND kind <> 't'" + ("" if after is None else f" AND id > {after}")
@@ -105,11 +104,10 @@ def rows(batch: Batch, table: DeltaTable, after: int | None, deltas: int, *, mas
     again = "false" if masters else f"d.{_LEFT}"
     kind = f"CASE WHEN {gone} THEN 'd' WHEN d.{_GAINED} > 0 THEN 'i' WHEN {again} THEN 'r' ELSE 'u' END"
     wanted = "" if masters else f" WHERE CASE WHEN {gone} THEN d.{_GAINED} < 0 ELSE t.tableoid IS NOT NULL END"
-    found = " AND ".join(f"t.{column_name(name)} = d.{column_name(name)}" for name, _ in table.key)
-    return f"SET LOCAL enable_hashjoin = {join}; SET LOCAL enable_mergejoin = {join}", (
+    return joins(table, deltas), (
         f"SELECT {_NEWEST}[2], {_KIND}, {', '.join(table.values)} FROM ("
         f"SELECT d.{_NEWEST}, {kind} AS {_KIND}, {_columns(table)} FROM ({ours}) AS d "
-        f"LEFT JOIN {place(table)} AS t ON {found}{wanted}) AS r "
+        f"LEFT JOIN {place(table)} AS t ON {found(table)}{wanted}) AS r "
         f"ORDER BY {f'{_NEWEST}[3], ' if masters else ''}{_NEWEST}[4], {_KIND} = 'i', {_KIND} = 'u', {_KIND} = 'r'"
     )
 

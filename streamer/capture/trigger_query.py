@@ -122,9 +122,9 @@ def deletes(table: DeltaTable, snapshot: str, after: int | None, deltas: int) ->
     count = f"CASE WHEN ({first}) THEN sum(CASE kind WHEN 'd' THEN 1 WHEN 'i' THEN -1 ELSE 0 END) ELSE 1 END AS {_LOST}"
     names = ", ".join(f"d.{column_name(name)}" for name, _ in table.key)
     return (
-        f"{_joins(table, deltas)}; COPY (WITH d AS ({_keys(table, snapshot, after, f', {count}')} HAVING bool_or(kind = 'd')) "
+        f"{joins(table, deltas)}; COPY (WITH d AS ({_keys(table, snapshot, after, f', {count}')} HAVING bool_or(kind = 'd')) "
         f"SELECT {columns} FROM (SELECT {names} FROM d WHERE {_LOST} > 0 UNION ALL "
-        f"SELECT {names} FROM d JOIN {place(table)} AS t ON {_found(table)} WHERE {_LOST} = 0) AS d) TO STDOUT"
+        f"SELECT {names} FROM d JOIN {place(table)} AS t ON {found(table)} WHERE {_LOST} = 0) AS d) TO STDOUT"
     )
 
 
@@ -134,8 +134,8 @@ def rows(table: DeltaTable, snapshot: str, after: int | None, deltas: int) -> st
     """
     columns = ", ".join(f"t.{column_name(name)}" for name in table.relation.names)
     return (
-        f"{_joins(table, deltas)}; COPY (SELECT {', '.join([_KIND, *table.values])} FROM (SELECT d.{_KIND}, {columns} "
-        f"FROM ({_keys(table, snapshot, after, _FRESH)}) AS d JOIN {place(table)} AS t ON {_found(table)}) AS r) TO STDOUT"
+        f"{joins(table, deltas)}; COPY (SELECT {', '.join([_KIND, *table.values])} FROM (SELECT d.{_KIND}, {columns} "
+        f"FROM ({_keys(table, snapshot, after, _FRESH)}) AS d JOIN {place(table)} AS t ON {found(table)}) AS r) TO STDOUT"
     )
 
 
@@ -144,14 +144,14 @@ _LOST: Final = '"streamer lost"'
 _FRESH: Final = f", CASE WHEN bool_or(kind <> 'u') THEN 'i' ELSE 'u' END AS {_KIND}"
 
 
-def _joins(table: DeltaTable, deltas: int) -> str:
-    """The settings for a join of so many deltas with the table, of which a scan would often cost more than all else."""
+def joins(table: DeltaTable, deltas: int) -> str:
+    """Return the settings for a join of so many deltas with the table, of which a scan would often cost more than all else."""
     join = "off" if is_few(table, deltas) else "on"
     return f"SET LOCAL enable_hashjoin = {join}; SET LOCAL enable_mergejoin = {join}"
 
 
-def _found(table: DeltaTable) -> str:
-    """The condition for a row t and a key d."""
+def found(table: DeltaTable) -> str:
+    """Return the condition for a row t and a key d."""
     return " AND ".join(f"t.{column_name(name)} = d.{column_name(name)}" for name, _ in table.key)
 
 

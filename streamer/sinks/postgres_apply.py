@@ -206,12 +206,11 @@ class Applier:
             self._insert(writer, list(step.inserts.values()), outcome)
 
     def _delete(self, writer: TableWriter, key: tuple[int, ...], rows: Sequence[Row], outcome: Outcome) -> None:
-        keys = writer.pick(key, _in_order(writer, key, rows))
-        if (together := self._together(writer, key, keys)) is not None:
+        if (together := self._together(writer, key, key, rows)) is not None:
             outcome.deletes.append((self._join(writer, writer.delete_by(together.rows, key), together.parameters), len(rows)))
         else:
             sql = writer.delete_where(writer.by_key(key))
-            outcome.deletes += [(self._execute(sql, values), 1) for values in keys]
+            outcome.deletes += [(self._execute(sql, values), 1) for values in writer.pick(key, rows)]
 
     def _update(
         self, writer: TableWriter, key: tuple[int, ...], present: tuple[int, ...], rows: Sequence[Row], outcome: Outcome
@@ -220,8 +219,7 @@ class Applier:
         if not assigned:
             outcome.updated += len(rows)  # nothing that the target stores has changed
             return
-        columns = tuple(sorted(assigned + key))
-        if (together := self._together(writer, columns, writer.pick(columns, _in_order(writer, key, rows)))) is not None:
+        if (together := self._together(writer, key, tuple(sorted(assigned + key)), rows)) is not None:
             sql = writer.update_from(together.rows, assigned, key)
             outcome.updates.append((self._join(writer, sql, together.parameters), len(rows)))
         else:
@@ -239,11 +237,16 @@ class Applier:
                 self._execute(writer.insert, values)
         outcome.inserted += len(rows)
 
-    def _together(self, writer: TableWriter, columns: Sequence[int], rows: Sequence[Row]) -> Together | None:
-        """Bring rows of these columns to where one statement can read them; None where single statements are faster."""
-        if writer.indexed and (together := self._in_arrays(writer, columns, rows, MANY_ROWS)) is not None:
+    def _together(
+        self, writer: TableWriter, key: tuple[int, ...], columns: tuple[int, ...], rows: Sequence[Row]
+    ) -> Together | None:
+        """Bring these columns of rows to where one statement can read them; None where single statements are faster."""
+        if len(rows) < ARRAY_ROWS and len(rows) <= FEW_ROWS:
+            return None
+        picked = writer.pick(columns, _in_order(writer, key, rows))
+        if writer.indexed and (together := self._in_arrays(writer, columns, picked, MANY_ROWS)) is not None:
             return together
-        return Together(self._stage(writer, columns, rows)) if len(rows) > FEW_ROWS else None
+        return Together(self._stage(writer, columns, picked)) if len(rows) > FEW_ROWS else None
 
     def _in_arrays(self, writer: TableWriter, columns: Sequence[int], rows: Sequence[Row], most: int) -> Together | None:
         """The rows as the arrays of one statement, where that takes them, and they are not too few or more than `most`."""
