@@ -9,9 +9,12 @@ https://www.postgresql.org/docs/current/protocol-replication.html
 
 from __future__ import annotations
 
+import fcntl
 import select
 import struct
+import termios
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -26,6 +29,8 @@ REPORT_WHEN_MOVED: Final = 0.1
 """Seconds between status updates while the confirmed position moves."""
 REPORT_ALWAYS: Final = 5.0
 """Seconds after which one is sent in any case."""
+MUCH: Final = 16 << 10
+"""Bytes that are more than a few small transactions; as many as libpq reads at once."""
 ASK_SECONDS: Final = 10.0
 """How long the server may be quiet before it is asked for a sign of life."""
 
@@ -141,9 +146,11 @@ class ReplicationStream:
         return time.monotonic() - self._heard_at > ASK_SECONDS
 
     @property
-    def has_more(self) -> bool:
-        """Whether the server has sent something that was not taken in yet."""
-        return self._wait_readable(0)
+    def has_much(self) -> bool:
+        """Whether the server has sent more than a few small transactions that were not taken in yet."""
+        size = array("i", [0])
+        fcntl.ioctl(self._pq.socket, termios.FIONREAD, size)
+        return size[0] >= MUCH
 
     @property
     def confirmed(self) -> LSN:

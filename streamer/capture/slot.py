@@ -41,10 +41,12 @@ READ_LIMIT: Final = 1 << 20
 ECHO_SECONDS: Final = 0.01
 """How long to let what comes gather while nothing comes but what streamer itself has written there: each such transaction by itself
 would wake the server and us, at several times the cost."""
-LITTLE: Final = 32 << 10
-"""Bytes in memory below which a read has brought a few small transactions, if nothing more was there: libpq reads 16 kB at once."""
+LITTLE: Final = 64 << 10
+"""Bytes in memory below which a read has brought a few small transactions, unless much more waits: libpq reads 16 kB at once."""
 PACE_SECONDS: Final = 0.002
-"""How long to let more of them gather from then on: small transactions one by one cost the servers and us several times as much."""
+"""How long to let more of them gather from then on, for each that has come: small transactions one by one cost the servers and us
+several times as much. So one that comes alone does not wait, and from 500 a second on they come together every 10 ms."""
+PACE_AT_MOST: Final = 0.01
 LOOK_SECONDS: Final = 5.0
 """How often the source is asked whether the stream still carries every table."""
 CONFIRM_SECONDS: Final = 2.0
@@ -82,14 +84,15 @@ class SlotReader:
         """Return what has come, waiting up to `timeout` seconds if nothing has."""
         if self._only_echo:
             time.sleep(ECHO_SECONDS)
-        elif (pause := self._pause_until - time.monotonic()) > 0:
+        elif (pause := self._pause_until - time.monotonic()) > 0 and not self._stream.has_much:
             time.sleep(pause)
         items = self._decode()
         if not items:
             self._stream.wait(timeout)
             items = self._decode()
-        if 0 < sum(item.size for item in items if isinstance(item, Piece)) < LITTLE and not self._stream.has_more:
-            self._pause_until = time.monotonic() + PACE_SECONDS
+        sizes = [item.size for item in items if isinstance(item, Piece)]
+        if 0 < sum(sizes) < LITTLE:
+            self._pause_until = time.monotonic() + min(len(sizes) * PACE_SECONDS, PACE_AT_MOST)
         return items
 
     def _decode(self) -> list[Piece | Idle]:

@@ -12,7 +12,7 @@ import pytest
 from streamer.capture.assemble import Assembler, Begin, Commit, Message
 from streamer.capture.named_keys import Decoder
 from streamer.capture.replication import Keepalive, ReplicationStream
-from streamer.capture.slot import LITTLE, PACE_SECONDS, SlotReader
+from streamer.capture.slot import LITTLE, PACE_AT_MOST, PACE_SECONDS, SlotReader
 from streamer.model import LSN, Kind
 from tests.changes import relation, table
 
@@ -21,15 +21,17 @@ ROWS = relation(table("t"))
 
 
 class Frames:
-    """A replication stream that has one transaction at each look, of one row with one of the values."""
+    """A replication stream that has some transactions at each look, each of one row with one of the values."""
 
-    def __init__(self, values: list[str], *, has_more: bool = False) -> None:
+    def __init__(self, values: list[str], *, has_much: bool = False, at_once: int = 1) -> None:
         self._values = values
-        self.has_more = has_more
+        self._at_once = at_once
+        self.has_much = has_much
 
     def frames(self, limit: int) -> Iterator[bytes | Keepalive]:
-        if self._values:
-            yield from (b"B", self._values.pop(0).encode(), b"C")
+        for _ in range(self._at_once):
+            if self._values:
+                yield from (b"B", self._values.pop(0).encode(), b"C")
 
     def wait(self, timeout: float) -> None:
         pass
@@ -67,10 +69,22 @@ def test_what_follows_a_small_transaction_is_let_gather_and_what_follows_a_large
     assert len(slept) == 1
 
 
+@pytest.mark.parametrize(("at_once", "pause"), [(1, PACE_SECONDS), (3, 3 * PACE_SECONDS), (100, PACE_AT_MOST)])
+def test_the_more_small_transactions_come_the_longer_are_they_let_gather(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, pause: float
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
+    stream = cast("ReplicationStream", Frames(["small"] * 2 * at_once, at_once=at_once))
+    reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    assert [len(reader.read(0)) for _ in range(2)] == [at_once, at_once]
+    assert slept == pytest.approx([pause])
+
+
 def test_a_backlog_that_libpq_reads_in_small_pieces_is_not_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
-    stream = cast("ReplicationStream", Frames(["small"] * 3, has_more=True))
+    stream = cast("ReplicationStream", Frames(["small"] * 3, has_much=True))
     reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
     assert [len(reader.read(0)) for _ in range(3)] == [1, 1, 1]
     assert slept == []
