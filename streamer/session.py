@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -172,6 +173,25 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             self.waiting.explain()
             raise psycopg.OperationalError(result.error_message.decode("utf-8", "replace") or "the connection is lost")
         return result
+
+    def send_all(self) -> None:
+        """Send what libpq holds, and take in what comes meanwhile: else both sides might wait for each other."""
+        while self.pgconn.flush():
+            if self._poll(select.POLLIN | select.POLLOUT) & select.POLLIN:
+                self.pgconn.consume_input()
+
+    def next_result(self) -> PGresult | None:
+        """Wait for the next part of the answer to what was sent through `pgconn`. Raises psycopg.OperationalError."""
+        while self.pgconn.is_busy():
+            self._poll(select.POLLIN)
+            self.pgconn.consume_input()
+        return self.pgconn.get_result()
+
+    def _poll(self, events: int) -> int:
+        poll = select.poll()
+        poll.register(self.pgconn.socket, events)
+        with self.waiting.noted():
+            return poll.poll()[0][1]
 
 
 class SessionWait(Wait):

@@ -35,6 +35,7 @@ from streamer.sinks.mysql_session import connect as connect_mysql
 from streamer.sinks.net import Unfoldable, fold
 from streamer.sinks.postgres_apply import Applier, is_refusal
 from streamer.sinks.postgres_care import quarantine_table
+from streamer.sinks.postgres_pipeline import Pipeline
 from streamer.sinks.postgres_session import EDGE, TargetSession
 from streamer.sinks.postgres_writer import TableWriters
 from streamer.sinks.quarantine_table import QuarantineTable, Stored
@@ -79,25 +80,26 @@ def _not_set_up(edge: EdgeName) -> StreamerError:
 def _on_postgres(config: Config, edge: EdgeName, node: Node) -> Iterator[HeldChanges]:
     with closing(TargetSession(edge, node.url).connect()) as connection:
         table = quarantine_table(edge, connection)
+        tables = TableWriters(connection, edge.target)
         where = [edge.sync, edge.source, edge.target]
         try:
             try:
                 table.count()
             except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
                 raise _not_set_up(edge) from None
+            connection.prepare_threshold = None  # see postgres_pipeline: transactions are rolled back here
             connection.execute("RESET synchronous_commit")  # who is told that it is done may rely on it
             yield HeldChanges(
                 table,
                 partial(_transaction_there, connection, where),
                 lambda first: connection.execute(_TAG, [first.origin, first.position, first.commit_time, *where]),
-                partial(_apply_there, connection, TableWriters(connection, edge.target)),
+                partial(_apply_there, Applier(Pipeline(connection), edge.target, tables.of), connection, tables),
             )
         except psycopg.Error as error:
             raise explained(edge.target, connection, error) from error
 
 
-def _apply_there(connection: Connection, tables: TableWriters, changes: Sequence[Change]) -> Written:
-    applier = Applier(connection, tables.node, tables.of)
+def _apply_there(applier: Applier, connection: Connection, tables: TableWriters, changes: Sequence[Change]) -> Written:
     try:
         with connection.transaction():
             return applier.apply(fold(changes, tables.key_of)).written()

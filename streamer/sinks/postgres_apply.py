@@ -7,28 +7,26 @@ run without a pipeline when a group is replayed row by row, so that an error bel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg import pq
 
 from streamer.copytext import format_rows
 from streamer.errors import ApplyError
-from streamer.model import UNCHANGED, Change, Kind, Relation, Row
+from streamer.model import UNCHANGED, Change, Kind, Relation, Row, Value
 from streamer.ports import Written
-from streamer.session import Connection, reason_of, remedy, version
+from streamer.session import reason_of, remedy, version
 from streamer.sinks.net import RowWise, SetWise, Step, Truncate
 from streamer.sinks.postgres_arrays import ARRAY_ROWS, INSERTED_ROWS, MANY_ROWS, SEVERAL_ARRAYS, Together, in_arrays
+from streamer.sinks.postgres_pipeline import Answer, Pipeline
 from streamer.sinks.postgres_table import quote
 from streamer.sinks.postgres_writer import TableWriter
 
 FEW_ROWS: Final = 50
 """Up to here single statements are faster than COPY, and a join where they change rows; they wait for no answer."""
-PIPELINED: Final = 500
-"""Statements sent before their answers are read."""
 REFUSED: Final = (
     psycopg.DataError,
     psycopg.IntegrityError,
@@ -70,25 +68,20 @@ def is_refusal(error: psycopg.Error) -> bool:
     return isinstance(error, REFUSED) or refusal_of_a_row(error) is not None
 
 
-def is_small(step: Step) -> bool:
-    """Whether the step is a few statements that wait for no answer, so that it can travel in a pipeline."""
-    return isinstance(step, SetWise) and max(len(step.deletes), len(step.updates), len(step.inserts)) <= FEW_ROWS
-
-
 class Applier:
     """Writes steps; `writer` gives the statements of a relation."""
 
-    def __init__(self, connection: Connection, node: str, writer: Callable[[Relation], TableWriter]) -> None:
+    def __init__(self, pipeline: Pipeline, node: str, writer: Callable[[Relation], TableWriter]) -> None:
         self.node = node
-        self._connection = connection
+        self._pipeline = pipeline
+        self._connection = pipeline.connection
         self._writer = writer
         #: whether to wait for the answer to each change, so that it is known which one the target refuses
         self.careful = False
         #: the temporary tables, the last used last
         self._stages: dict[str, None] = {}
         self._filled: set[str] = set()
-        #: the open pipeline, if there is one
-        self._pipeline = ExitStack()
+        self._gathers = False
 
     @contextmanager
     def pipelined(self) -> Iterator[None]:
@@ -96,9 +89,20 @@ class Applier:
 
         On leaving all have been answered. Raises psycopg.Error where one was refused.
         """
-        with ExitStack() as self._pipeline:
-            self._pipeline.enter_context(self._connection.pipeline())
+        before, self._gathers = self._gathers, True
+        try:
             yield
+            self._pipeline.sync()
+        finally:
+            self._pipeline.clear()
+            self._gathers = before
+
+    def execute(self, statement: str, values: Sequence[Value] | None = None) -> Answer:
+        """Execute a statement of a transaction, as `Pipeline.add` takes it. Raises psycopg.Error, in a pipeline possibly later."""
+        answer = self._pipeline.add(statement, values)
+        if not self._gathers:
+            self._pipeline.sync()
+        return answer
 
     def forget_stages(self) -> None:
         """The transaction was rolled back: temporary tables made in it are gone."""
@@ -146,10 +150,10 @@ class Applier:
         tables = ", ".join(self._writer(r).rows for r in step.relations)
         waiting = self._waiting(step.relations)
         if waiting:  # to check what was written before: PostgreSQL truncates no table of which rows still wait for their check
-            self._connection.execute(f"SET CONSTRAINTS {waiting} IMMEDIATE")
-        self._connection.execute(f"TRUNCATE {tables}")
+            self.execute(f"SET CONSTRAINTS {waiting} IMMEDIATE")
+        self.execute(f"TRUNCATE {tables}")
         if waiting:
-            self._connection.execute(f"SET CONSTRAINTS {waiting} DEFERRED")
+            self.execute(f"SET CONSTRAINTS {waiting} DEFERRED")
         outcome.truncated += len(step.relations)
 
     def _waiting(self, relations: Iterable[Relation]) -> str:
@@ -164,11 +168,10 @@ class Applier:
             for change in step.changes:
                 self._with_care(change, outcome)
             return
-        for start in range(0, len(step.changes), PIPELINED):
-            with self._connection.pipeline():
-                for change in step.changes[start : start + PIPELINED]:
-                    self._change(change, outcome)
-            outcome.settle()
+        with self.pipelined():
+            for change in step.changes:
+                self._change(change, outcome)
+        outcome.settle()
 
     def _with_care(self, change: Change, outcome: Outcome) -> None:
         try:
@@ -210,7 +213,7 @@ class Applier:
             outcome.deletes.append((self._join(writer, writer.delete_by(together.rows, key), together.parameters), len(rows)))
         else:
             sql = writer.delete_where(writer.by_key(key))
-            outcome.deletes += [(self._execute(sql, values), 1) for values in writer.pick(key, rows)]
+            outcome.deletes += [(self.execute(sql, values), 1) for values in writer.pick(key, rows)]
 
     def _update(
         self, writer: TableWriter, key: tuple[int, ...], present: tuple[int, ...], rows: Sequence[Row], outcome: Outcome
@@ -224,17 +227,17 @@ class Applier:
             outcome.updates.append((self._join(writer, sql, together.parameters), len(rows)))
         else:
             sql = writer.update_where(assigned, writer.by_key(key))
-            outcome.updates += [(self._execute(sql, values), 1) for values in writer.pick(assigned + key, rows)]
+            outcome.updates += [(self.execute(sql, values), 1) for values in writer.pick(assigned + key, rows)]
 
     def _insert(self, writer: TableWriter, rows: Sequence[Row], outcome: Outcome) -> None:
         picked = writer.pick(writer.written, rows)
         if (together := self._in_arrays(writer, writer.written, picked, INSERTED_ROWS)) is not None:
-            self._execute(writer.insert_from(together.rows), together.parameters)
+            self.execute(writer.insert_from(together.rows), together.parameters)
         elif len(rows) > FEW_ROWS:
             self._copy(writer.copy, picked)
         else:
             for values in picked:
-                self._execute(writer.insert, values)
+                self.execute(writer.insert, values)
         outcome.inserted += len(rows)
 
     def _together(
@@ -263,35 +266,32 @@ class Applier:
         name = writer.stage(columns)
         if name not in self._stages:
             unused = [] if len(self._stages) < STAGES else [next(iter(self._stages))]
-            self._connection.execute(f"DROP TABLE IF EXISTS {', '.join([name, *unused])}")
-            self._connection.execute(writer.create_stage(columns))
+            self.execute(f"DROP TABLE IF EXISTS {', '.join([name, *unused])}")
+            self.execute(writer.create_stage(columns))
             for dropped in unused:
                 del self._stages[dropped]
                 self._filled.discard(dropped)
         elif name in self._filled:
-            self._connection.execute(f"TRUNCATE {name}")
+            self.execute(f"TRUNCATE {name}")
         self._stages[name] = self._stages.pop(name, None)
         self._filled.add(name)
         self._copy(writer.copy_stage(columns), rows)
         return name
 
     def _copy(self, sql: str, rows: Sequence[Row]) -> None:
-        pipelined = self._connection.pgconn.pipeline_status != pq.PipelineStatus.OFF
-        self._pipeline.close()
+        self._pipeline.sync()
         with self._connection.cursor().copy(sql) as copy:
             for start in range(0, len(rows), COPY_ROWS):
                 copy.write(format_rows(rows[start : start + COPY_ROWS]))
-        if pipelined:
-            self._pipeline.enter_context(self._connection.pipeline())
 
-    def _join(self, writer: TableWriter, sql: str, parameters: Sequence[str]) -> psycopg.Cursor[Any]:
+    def _join(self, writer: TableWriter, sql: str, parameters: Sequence[str]) -> Answer:
         """Run a join with rows that came together, by hash where no index has the key."""
         if not writer.indexed:
-            self._connection.execute("SET LOCAL enable_hashjoin = on")
-        cursor = self._connection.execute(sql, parameters, prepare=bool(parameters))
+            self.execute("SET LOCAL enable_hashjoin = on")
+        answer = self.execute(sql, parameters)
         if not writer.indexed:
-            self._connection.execute("SET LOCAL enable_hashjoin = off")
-        return cursor
+            self.execute("SET LOCAL enable_hashjoin = off")
+        return answer
 
     # -- one row -----------------------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ class Applier:
         writer = self._writer(relation)
         if kind is Kind.INSERT and new is not None:
             (values,) = writer.pick(writer.written, [new])
-            self._execute(writer.insert, values)
+            self.execute(writer.insert, values)
             outcome.inserted += 1
             return
         before = old or new or ()
@@ -311,15 +311,12 @@ class Applier:
         else:
             condition, parameters = writer.match(before)
         if new is None:
-            outcome.deletes.append((self._execute(writer.delete_where(condition), parameters), 1))
+            outcome.deletes.append((self.execute(writer.delete_where(condition), parameters), 1))
         elif assigned := writer.assigned([i for i, v in enumerate(new) if v is not UNCHANGED], ()):
             given = [new[i] for i in assigned]
-            outcome.updates.append((self._execute(writer.update_where(assigned, condition), [*given, *parameters]), 1))
+            outcome.updates.append((self.execute(writer.update_where(assigned, condition), [*given, *parameters]), 1))
         else:
             outcome.updated += 1  # nothing that the target stores has changed
-
-    def _execute(self, sql: str, parameters: Sequence[Any]) -> psycopg.Cursor[Any]:
-        return self._connection.execute(sql, parameters, prepare=True)
 
 
 def _in_order(writer: TableWriter, key: Sequence[int], rows: Sequence[Row]) -> Sequence[Row]:
@@ -356,8 +353,8 @@ class Outcome:
     def __init__(self) -> None:
         self.inserted = self.updated = self.deleted = self.truncated = self.missing = 0
         #: statements, and how many rows each should find
-        self.updates: list[tuple[psycopg.Cursor[Any], int]] = []
-        self.deletes: list[tuple[psycopg.Cursor[Any], int]] = []
+        self.updates: list[tuple[Answer, int]] = []
+        self.deletes: list[tuple[Answer, int]] = []
 
     def settle(self) -> None:
         """Count what the statements so far have found; they must have been answered."""

@@ -53,7 +53,7 @@ class BulkWriter:
             for statement, values in (self._session.tag(group), note):
                 self._connection.execute(statement.encode(), values)
         guard = self._versions.guard.replace("%s", sql.Literal(self._versions.mark(group.origin)).as_string(self._connection))
-        applier = Applier(self._connection, self._node, partial(self._guarded, guard))
+        applier = Applier(self._session.pipeline, self._node, partial(self._guarded, guard))
         try:
             outcome = applier.apply(steps)
             outcome.settle()
@@ -61,7 +61,7 @@ class BulkWriter:
             outcome = None
         if outcome is None or outcome.missing or self._were_deleted(group.changes):
             outcome = None
-            self._connection.execute("ROLLBACK TO SAVEPOINT streamer_bulk")
+            self._session.undo("ROLLBACK TO SAVEPOINT streamer_bulk")
         self._connection.execute("RELEASE SAVEPOINT streamer_bulk")  # it outlives the rollback, and what follows would be behind it
         return outcome
 

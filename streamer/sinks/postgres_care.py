@@ -9,7 +9,6 @@ https://www.postgresql.org/docs/current/sql-set-constraints.html
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import psycopg
 
@@ -17,7 +16,7 @@ from streamer.model import Change, EdgeName, Group
 from streamer.ports import Written
 from streamer.session import Connection
 from streamer.sinks.net import fold
-from streamer.sinks.postgres_apply import Applier, Outcome, is_small, refusal_of_a_row
+from streamer.sinks.postgres_apply import Applier, Outcome, refusal_of_a_row
 from streamer.sinks.postgres_session import TargetSession
 from streamer.sinks.postgres_writer import TableWriters
 from streamer.sinks.quarantine import Care, Quarantine
@@ -67,10 +66,10 @@ class CarefulWriter:
         """Write the changes, or raise; what is refused is undone."""
         steps = fold(changes, self._tables.key_of)
         try:
-            with self._connection.pipeline() if all(map(is_small, steps)) else nullcontext():
-                self._connection.execute("SAVEPOINT streamer_attempt")
+            with self._applier.pipelined():
+                self._applier.execute("SAVEPOINT streamer_attempt")
                 outcome = self._applier.apply(steps)
-                self._connection.execute("RELEASE SAVEPOINT streamer_attempt")
+                self._applier.execute("RELEASE SAVEPOINT streamer_attempt")
             outcome.settle()
         except psycopg.Error as error:
             self._undo("streamer_attempt", error)
@@ -98,7 +97,7 @@ class CarefulWriter:
     def _undo(self, savepoint: str, error: psycopg.Error) -> None:
         """Go back to the savepoint, if the target has refused a row; else the transaction is lost anyway."""
         if refusal_of_a_row(error) is not None:
-            self._session.undo_pipeline(f"ROLLBACK TO SAVEPOINT {savepoint}")
+            self._session.undo(f"ROLLBACK TO SAVEPOINT {savepoint}")
             self._connection.execute(f"RELEASE SAVEPOINT {savepoint}")
             self._applier.forget_stages()
 

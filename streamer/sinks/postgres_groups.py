@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import psycopg
 from psycopg import pq
@@ -21,6 +20,7 @@ from streamer.sinks.in_order import write_in_order
 from streamer.sinks.net import Step, Unfoldable, fold
 from streamer.sinks.postgres_apply import Applier, is_refusal
 from streamer.sinks.postgres_care import CarefulWriter
+from streamer.sinks.postgres_pipeline import Answer
 from streamer.sinks.postgres_session import TargetSession
 from streamer.sinks.postgres_writer import TableWriters
 from streamer.sinks.quarantine import Quarantine
@@ -32,9 +32,10 @@ class GroupWriter:
     def __init__(self, session: TargetSession, quarantine: Quarantine) -> None:
         self._session = session
         self._connection = session.connection
+        self._position = f"SELECT {session.insert_position}"
         self._quarantine = quarantine
         self._tables = TableWriters(session.connection, session.node)
-        self._applier = Applier(session.connection, session.node, self._tables.of)
+        self._applier = Applier(session.pipeline, session.node, self._tables.of)
         self._careful = CarefulWriter(session, self._applier, self._tables, quarantine)
         self._in_transaction = False
 
@@ -85,26 +86,25 @@ class GroupWriter:
 
     def _enter(self, group: Group, fresh: bool) -> None:
         """Begin the transaction, or mark where this group of an open one begins, and write its tag."""
-        self._connection.execute("BEGIN" if fresh else "SAVEPOINT streamer_group")
+        self._applier.execute("BEGIN" if fresh else "SAVEPOINT streamer_group", ())
         self._in_transaction = True
-        self._session.write_tag(group)
+        self._applier.execute(*self._session.checked_tag(group))
 
-    def _leave(self, group: Group, fresh: bool) -> psycopg.Cursor[Any] | None:
-        """Commit if the group is complete; the cursor will tell how far the target's WAL must be flushed for it."""
+    def _leave(self, group: Group, fresh: bool) -> Answer | None:
+        """Commit if the group is complete; the answer will tell how far the target's WAL must be flushed for it."""
         if group.complete:
-            self._connection.execute("COMMIT")
-            return self._connection.execute(f"SELECT {self._session.insert_position}")
+            self._applier.execute("COMMIT", ())
+            return self._applier.execute(self._position, ())
         if not fresh:
-            self._connection.execute("RELEASE SAVEPOINT streamer_group")
+            self._applier.execute("RELEASE SAVEPOINT streamer_group", ())
         return None
 
-    def _committed(self, group: Group, commit: psycopg.Cursor[Any] | None) -> None:
+    def _committed(self, group: Group, commit: Answer | None) -> None:
         if commit is None:
             return
         self._in_transaction = False
         self._applier.committed()
-        (inserted,) = commit.fetchone() or (None,)
-        self._session.committed(group.position, inserted)
+        self._session.committed(group.position, commit.cell)
 
     def _undo(self, fresh: bool, error: psycopg.Error) -> None:
         if not fresh and self._connection.info.transaction_status == pq.TransactionStatus.IDLE:
@@ -113,6 +113,6 @@ class GroupWriter:
                 f"{where} refuses the commit of a large transaction: {reason_of(error)}",
                 "cure the rows or the rule on the target; streamer tries again by itself",
             ) from error
-        self._session.undo_pipeline("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
+        self._session.undo("ROLLBACK" if fresh else "ROLLBACK TO SAVEPOINT streamer_group")
         self._in_transaction = not fresh
         self._applier.forget_stages()

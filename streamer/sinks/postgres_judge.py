@@ -95,7 +95,7 @@ class Judge:
         self._table = table
         self._resolver = Resolver(session.node, handler)
         self._world = World(session.connection, versions)
-        self._applier = Applier(session.connection, session.node, lambda relation: table(relation).writer)
+        self._applier = Applier(session.pipeline, session.node, lambda relation: table(relation).writer)
         self._effects = Effects(session.connection, self._applier, table)
         self._bulk = BulkWriter(session, versions, self._world, table)
         self._collisions = Collisions(session.connection, self._world, handler)
@@ -318,7 +318,7 @@ class Judge:
         self.in_transaction = True
         origin, edge = case.group.origin, self._session.where
         note = self._versions.note(origin) if case.fresh else self._versions.note_nested(origin, edge)
-        self._session.write_tag(case.group)
+        self._applier.execute(*self._session.checked_tag(case.group))
         if note is not None:
             self._connection.execute(note[0].encode(), note[1], prepare=True)
         _lock(self._connection, {self._table(relation).writer.name for relation in case.locked})

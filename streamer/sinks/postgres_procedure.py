@@ -14,7 +14,6 @@ https://www.postgresql.org/docs/current/plpgsql-transactions.html
 from __future__ import annotations
 
 import re
-import select
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -146,32 +145,17 @@ class Procedure:
         if self._made < len(self._branches):
             self._make()
         self._pg.send_query_params(_CALL, batch.arrays(), (_INT4_ARRAY, _TEXT_ARRAY), (Format.BINARY, Format.BINARY))
-        while self._pg.flush():
-            if self._wait(select.POLLIN | select.POLLOUT) & select.POLLIN:
-                self._pg.consume_input()
+        self._connection.send_all()
 
     def receive(self) -> Answer:
         """Wait until the batch is done. Raises psycopg.Error, with whole transactions committed before it."""
         answer: PGresult | None = None
-        while (result := self._next()) is not None:
+        while (result := self._connection.next_result()) is not None:
             answer = result
         if answer is None or answer.status != ExecStatus.TUPLES_OK:
             raise psycopg.OperationalError("the connection is lost") if answer is None else error_from_result(answer)
         ((done, written, clock),) = cells(answer)
         return Answer(int(done or 0), written, clock or "")
-
-    def _next(self) -> PGresult | None:
-        """The next part of the answer."""
-        while self._pg.is_busy():
-            self._wait(select.POLLIN)
-            self._pg.consume_input()
-        return self._pg.get_result()
-
-    def _wait(self, events: int) -> int:
-        poll = select.poll()
-        poll.register(self._pg.socket, events)
-        with self._connection.waiting.noted():
-            return poll.poll()[0][1]
 
     def _make(self) -> None:
         """Write the procedure."""

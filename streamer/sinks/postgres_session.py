@@ -28,6 +28,7 @@ from streamer.model import LSN, NOTHING_SEEN, EdgeName, Group, Seen, SlotIdentit
 from streamer.ports import Progress
 from streamer.session import Connection, connect, connect_error, is_denied, reason_of, remedy, reported, version
 from streamer.sinks.postgres_apply import REFUSED
+from streamer.sinks.postgres_pipeline import PREPARED, Pipeline
 from streamer.sinks.postgres_table import quote
 from streamer.spare_connections import SpareConnections
 from streamer.versions import SOURCE_SEEN, origin_name, read_seen, seen_text
@@ -53,8 +54,6 @@ ORIGIN_REMEDY: Final = (
 )
 ORIGINS: Final = 90500  # replication origins and commit timestamps: version 9.5
 FLUSH_POSITION: Final = 90600  # pg_current_xlog_flush_location(): version 9.6
-PREPARED: Final = 500
-"""Statements that stay prepared, the last used: some for each of a hundred tables, at about 30 kB of the server's memory each."""
 CANCEL_SECONDS: Final = 1.0
 """How long a server may take to accept that a session's work be broken off."""
 WAL_BLOCK: Final = 8192
@@ -73,6 +72,7 @@ class TargetSession:
         named = EDGE.replace("%s", "{}").format(*(sql.Literal(name).as_string().replace("%", "%%") for name in self.where))
         self._tag, self._tag_with_origin, self._move = (text.format(edge=named) for text in (_TAG, _TAG_WITH_ORIGIN, _MOVE))
         self.connection: Connection
+        self.pipeline: Pipeline
         self.log = structlog.get_logger().bind(sync=edge.sync, source=edge.source, target=edge.target)
         #: the replication origin of the session, by its name
         self.origin: str | None = None
@@ -81,6 +81,8 @@ class TargetSession:
         self._url = url
         #: more of the same settings, for what is done beside the edge's own work
         self.others = SpareConnections(self.connect)
+        #: of each of these three the form that undoes the transaction if it finds no row
+        self._checked: dict[str, str] = {}
         self._resources = ExitStack()
         self._sessions: WeakSet[Connection] = WeakSet()
         self._warned = False
@@ -91,8 +93,6 @@ class TargetSession:
         self._pending: deque[tuple[LSN, LSN]] = deque()
         #: what was written last, and its text: consecutive transactions mostly share it
         self._seen: tuple[Seen, str] = (NOTHING_SEEN, "{}")
-        #: pipelines that were refused
-        self._undone = 0
 
     # -- opening and closing -----------------------------------------------------------------------------------------------------
 
@@ -101,6 +101,9 @@ class TargetSession:
         self._resources.enter_context(closing(self.others))
         self.connection = self._resources.enter_context(closing(self.connect()))
         self.connection.prepared_max = PREPARED
+        self.pipeline = Pipeline(self.connection)
+        if version(self.connection) >= WRITING_CTES:
+            self._checked = {text: _TAGGED.format(text) for text in (self._tag, self._tag_with_origin, self._move)}
         self.insert_position, self._flush_position = _positions(version(self.connection))
         self._may_have_origin = version(self.connection) >= ORIGINS
         with self.errors():
@@ -249,11 +252,10 @@ class TargetSession:
         values: list[str | None] = [origin.node, position, time, str(group.position), self._text(origin.seen), source_seen]
         return (self._tag, values) if self.origin is None else (self._tag_with_origin, [*values, position, time])
 
-    def write_tag(self, group: Group) -> None:
-        """Write the tag, and undo the transaction if there is no progress row that could move."""
+    def checked_tag(self, group: Group) -> tuple[str, list[str | None]]:
+        """Return the tag as a statement that undoes the transaction if there is no progress row that could move."""
         statement, values = self.tag(group)
-        checked = _TAGGED.format(statement) if version(self.connection) >= WRITING_CTES else statement
-        self.connection.execute(checked.encode(), values, prepare=True)
+        return self._checked.get(statement, statement), values
 
     def _text(self, seen: Seen) -> str:
         if seen is not self._seen[0]:
@@ -263,20 +265,11 @@ class TargetSession:
     def undo(self, statement: str) -> None:
         """Execute a ROLLBACK, of the transaction or to a savepoint. Raises psycopg.Error.
 
-        After its own psycopg would deallocate all prepared statements, though they are not part of the transaction.
+        After its own psycopg would deallocate all prepared statements, which are not part of the transaction; the pipeline's too.
         """
         result = self.connection.ask(statement)
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise psycopg.OperationalError(result.error_message.decode("utf-8", "replace"))
-
-    def undo_pipeline(self, statement: str) -> None:
-        """Execute a ROLLBACK of a pipeline that was refused, and have psycopg prepare all statements anew: those behind the error
-        never were, though it takes them for prepared. Raises psycopg.Error.
-
-        The trap: it looks for a rollback only in statements that it has not met yet; so each of ours is another one.
-        """
-        self._undone += 1
-        self.connection.execute(f"{statement} -- {self._undone}".encode())
 
     # -- durability --------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from streamer.session import Connection, connect
 from streamer.sinks import postgres_apply
 from streamer.sinks.net import SetWise, Step
 from streamer.sinks.postgres_apply import FEW_ROWS, STAGES, Applier
+from streamer.sinks.postgres_pipeline import Pipeline
 from streamer.sinks.postgres_writer import TableWriters
 from tests.changes import relation, table
 from tests.servers import Database
@@ -37,7 +38,7 @@ def make_tables(database: Database, number: int, rows: int) -> None:
 def test_more_tables_than_temporary_ones_are_written_and_few_temporary_ones_stay(target18: Database) -> None:
     make_tables(target18, TABLES, ROWS)
     with connect("b", target18.url, application="test") as connection:
-        applier = Applier(connection, "b", TableWriters(connection, "b").of)
+        applier = Applier(Pipeline(connection), "b", TableWriters(connection, "b").of)
         for value in ("1", "2"):
             connection.execute("BEGIN")
             written = applier.apply(steps(range(TABLES), range(1, ROWS + 1), value)).written()
@@ -53,7 +54,7 @@ def test_more_tables_than_temporary_ones_are_written_and_few_temporary_ones_stay
 def test_a_table_that_is_written_twice_in_a_transaction_uses_its_temporary_table_twice(target18: Database) -> None:
     make_tables(target18, 1, 100)
     with connect("b", target18.url, application="test") as connection:
-        applier = Applier(connection, "b", TableWriters(connection, "b").of)
+        applier = Applier(Pipeline(connection), "b", TableWriters(connection, "b").of)
         connection.execute("BEGIN")
         for first in (1, 50):
             assert applier.apply(steps(range(1), range(first, first + ROWS), str(first))).written().updated == ROWS
