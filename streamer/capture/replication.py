@@ -102,7 +102,7 @@ class ReplicationStream:
         self._interval = min(seconds, REPORT_ALWAYS)
 
     def frames(self, limit: int) -> Iterator[bytes | Keepalive]:
-        """Yield what libpq holds: payloads of the plugin and keepalives, until there is no more or `limit` bytes have come.
+        """Yield what has come: payloads of the plugin and keepalives, until there is not much more or `limit` bytes have come.
 
         Raises what `explain` makes of the server's complaint, ConnectError if the stream has ended.
         """
@@ -111,10 +111,14 @@ class ReplicationStream:
             length, data = get(1)
             if self._broken is not None:
                 raise self._broken
-            if length <= 0:
-                if length < 0:
-                    raise self._ended()
-                return
+            if length < 0:
+                raise self._ended()
+            if length == 0:
+                if not self.has_much:
+                    return
+                self._take_in()
+                limit -= MUCH  # for one message that takes long to come
+                continue
             limit -= length
             # bytes(): the memory is libpq's, and gone with the next call
             if data[0] == 119:  # w
@@ -131,14 +135,18 @@ class ReplicationStream:
     def wait(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the server to send something, and take it in."""
         if self._wait_readable(timeout):
-            try:
-                self._pq.consume_input()
-            except psycopg.OperationalError as error:
-                raise self._explain(self._waiting.reason if self._waiting.given_up else str(error), "") from None
-            self._heard_at = time.monotonic()
-            self._waiting.end()
+            self._take_in()
         elif self._is_quiet:
             self._waiting.begin()
+
+    def _take_in(self) -> None:
+        """Have libpq read what has come."""
+        try:
+            self._pq.consume_input()
+        except psycopg.OperationalError as error:
+            raise self._explain(self._waiting.reason if self._waiting.given_up else str(error), "") from None
+        self._heard_at = time.monotonic()
+        self._waiting.end()
 
     @property
     def _is_quiet(self) -> bool:

@@ -41,12 +41,13 @@ READ_LIMIT: Final = 1 << 20
 ECHO_SECONDS: Final = 0.01
 """How long to let what comes gather while nothing comes but what streamer itself has written there: each such transaction by itself
 would wake the server and us, at several times the cost."""
-LITTLE: Final = 64 << 10
-"""Bytes in memory below which a read has brought a few small transactions, unless much more waits: libpq reads 16 kB at once."""
 PACE_SECONDS: Final = 0.002
-"""How long to let more of them gather from then on, for each that has come: small transactions one by one cost the servers and us
-several times as much. So one that comes alone does not wait, and from 500 a second on they come together every 10 ms."""
+"""How long to let what comes gather from then on, for each transaction that has come, if they were few and small: one by one they
+cost the servers and us several times as much. So one that comes alone does not wait, and from 500 a second on they come together
+every 10 ms. Of a large one we and the server would each be woken for every row."""
 PACE_AT_MOST: Final = 0.01
+LITTLE: Final = 64 << 10
+"""Bytes in memory that are a few small transactions. If more come, waiting long would keep the server waiting."""
 LOOK_SECONDS: Final = 5.0
 """How often the source is asked whether the stream still carries every table."""
 CONFIRM_SECONDS: Final = 2.0
@@ -72,6 +73,8 @@ class SlotReader:
         self._look_at = time.monotonic() + LOOK_SECONDS
         self._seen = LSN(0)
         self._only_echo = False
+        #: whether changes have come with the last look
+        self._came = False
         #: until when to let more come
         self._pause_until = 0.0
 
@@ -90,20 +93,24 @@ class SlotReader:
         if not items:
             self._stream.wait(timeout)
             items = self._decode()
-        sizes = [item.size for item in items if isinstance(item, Piece)]
-        if 0 < sum(sizes) < LITTLE:
-            self._pause_until = time.monotonic() + min(len(sizes) * PACE_SECONDS, PACE_AT_MOST)
+        if self._came:
+            sizes = [item.size for item in items if isinstance(item, Piece)]
+            few = len(sizes) if 0 < sum(sizes) < LITTLE else 1
+            self._pause_until = time.monotonic() + min(few * PACE_SECONDS, PACE_AT_MOST)
         return items
 
     def _decode(self) -> list[Piece | Idle]:
         items: list[Piece | Idle] = []
         assembler, passed = self._assembler, 0
+        self._came = False
         decode, is_row, feed = self._decoder.decode, self._decoder.is_row, assembler.feed
         for frame in self._stream.frames(READ_LIMIT):
             if isinstance(frame, Keepalive):
                 if not self._assembler.open:
                     items.append(Idle(frame.position, frame.reply, assembler.seen(frame.position)))
-            elif assembler.passing and is_row(frame):
+                continue
+            self._came = True
+            if assembler.passing and is_row(frame):
                 passed += 1
             elif (piece := feed(decode(frame), len(frame))) is not None:
                 items.append(piece)

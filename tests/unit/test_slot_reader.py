@@ -12,26 +12,31 @@ import pytest
 from streamer.capture.assemble import Assembler, Begin, Commit, Message
 from streamer.capture.named_keys import Decoder
 from streamer.capture.replication import Keepalive, ReplicationStream
-from streamer.capture.slot import LITTLE, PACE_AT_MOST, PACE_SECONDS, SlotReader
+from streamer.capture.slot import PACE_AT_MOST, PACE_SECONDS, SlotReader
 from streamer.model import LSN, Kind
 from tests.changes import relation, table
 
-WIDE = "x" * LITTLE
 ROWS = relation(table("t"))
 
 
 class Frames:
-    """A replication stream that has some transactions at each look, each of one row with one of the values."""
+    """A replication stream that has some transactions at each look, each of one row with one of the values; or a single one that
+    never `ends`."""
 
-    def __init__(self, values: list[str], *, has_much: bool = False, at_once: int = 1) -> None:
+    def __init__(self, values: list[str], *, has_much: bool = False, at_once: int = 1, ends: bool = True) -> None:
         self._values = values
+        self._ends = ends
+        self._open = False
         self._at_once = at_once
         self.has_much = has_much
 
     def frames(self, limit: int) -> Iterator[bytes | Keepalive]:
         for _ in range(self._at_once):
             if self._values:
-                yield from (b"B", self._values.pop(0).encode(), b"C")
+                yield from [] if self._open else [b"B"]
+                yield self._values.pop(0).encode()
+                self._open = not self._ends
+                yield from [b"C"] if self._ends else []
 
     def wait(self, timeout: float) -> None:
         pass
@@ -49,14 +54,18 @@ class Plain:
         return payload not in (b"B", b"C")
 
 
-def test_what_follows_a_small_transaction_is_let_gather_and_what_follows_a_large_one_is_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def reader_of(monkeypatch: pytest.MonkeyPatch, frames: Frames) -> tuple[SlotReader, list[float]]:
+    """A reader of these frames at one moment, and how long it has slept."""
+    slept: list[float] = []
+    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
+    return SlotReader(cast("ReplicationStream", frames), cast("Decoder", Plain()), Assembler("a"), lambda: None), slept
+
+
+def test_what_follows_a_transaction_is_let_gather_but_not_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     now = 100.0
     monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: now))
-    stream = cast("ReplicationStream", Frames(["small", WIDE, "small"]))
-    reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    reader = SlotReader(cast("ReplicationStream", Frames(["small"] * 3)), cast("Decoder", Plain()), Assembler("a"), lambda: None)
     assert len(reader.read(0)) == 1
     assert slept == []
     assert len(reader.read(0)) == 1
@@ -69,22 +78,26 @@ def test_what_follows_a_small_transaction_is_let_gather_and_what_follows_a_large
     assert len(slept) == 1
 
 
-@pytest.mark.parametrize(("at_once", "pause"), [(1, PACE_SECONDS), (3, 3 * PACE_SECONDS), (100, PACE_AT_MOST)])
+def test_of_a_large_transaction_more_is_let_gather_before_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the server has to wake us for every row."""
+    reader, slept = reader_of(monkeypatch, Frames(["first row", "second row"], ends=False))
+    assert [reader.read(0) for _ in range(2)] == [[], []]
+    assert slept == pytest.approx([PACE_SECONDS])
+
+
+@pytest.mark.parametrize(
+    ("at_once", "pause"), [(1, PACE_SECONDS), (3, 3 * PACE_SECONDS), (100, PACE_AT_MOST), (1000, PACE_SECONDS)]
+)
 def test_the_more_small_transactions_come_the_longer_are_they_let_gather(
     monkeypatch: pytest.MonkeyPatch, at_once: int, pause: float
 ) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
-    stream = cast("ReplicationStream", Frames(["small"] * 2 * at_once, at_once=at_once))
-    reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    """A thousand of them are a backlog, in which the server should not have to wait."""
+    reader, slept = reader_of(monkeypatch, Frames(["small"] * 2 * at_once, at_once=at_once))
     assert [len(reader.read(0)) for _ in range(2)] == [at_once, at_once]
     assert slept == pytest.approx([pause])
 
 
 def test_a_backlog_that_libpq_reads_in_small_pieces_is_not_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
-    stream = cast("ReplicationStream", Frames(["small"] * 3, has_much=True))
-    reader = SlotReader(stream, cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    reader, slept = reader_of(monkeypatch, Frames(["small"] * 3, has_much=True))
     assert [len(reader.read(0)) for _ in range(3)] == [1, 1, 1]
     assert slept == []
