@@ -108,6 +108,7 @@ def _apply_there(applier: Applier, connection: Connection, tables: TableWriters,
     except psycopg.Error as error:
         if not is_refusal(error):
             raise
+        applier.forget_stages()
     return applier.replay(changes).written()
 
 

@@ -97,9 +97,9 @@ class Applier:
             self._pipeline.clear()
             self._gathers = before
 
-    def execute(self, statement: str, values: Sequence[Value] | None = None) -> Answer:
+    def execute(self, statement: str, values: Sequence[Value] | None = None, *, prepare: bool = True) -> Answer:
         """Execute a statement of a transaction, as `Pipeline.add` takes it. Raises psycopg.Error, in a pipeline possibly later."""
-        answer = self._pipeline.add(statement, values)
+        answer = self._pipeline.add(statement, values, prepare=prepare)
         if not self._gathers:
             self._pipeline.sync()
         return answer
@@ -147,6 +147,7 @@ class Applier:
             self._row_wise(step, outcome)
 
     def _truncate(self, step: Truncate, outcome: Outcome) -> None:
+        self._pipeline.sync()  # what is asked of the catalog may be refused, amid the transaction
         tables = ", ".join(self._writer(r).rows for r in step.relations)
         waiting = self._waiting(step.relations)
         if waiting:  # to check what was written before: PostgreSQL truncates no table of which rows still wait for their check
@@ -288,7 +289,8 @@ class Applier:
         """Run a join with rows that came together, by hash where no index has the key."""
         if not writer.indexed:
             self.execute("SET LOCAL enable_hashjoin = on")
-        answer = self.execute(sql, parameters)
+        # a plan for a temporary table would stay that for the few rows of the first time
+        answer = self.execute(sql, parameters, prepare=bool(parameters))
         if not writer.indexed:
             self.execute("SET LOCAL enable_hashjoin = off")
         return answer

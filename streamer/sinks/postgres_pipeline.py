@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from typing import Final, NamedTuple
@@ -25,9 +26,8 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 
-from streamer.errors import InternalError
 from streamer.model import Value
-from streamer.session import Connection, cells
+from streamer.session import Connection
 
 PREPARED: Final = 500
 """Statements that stay prepared, the last used: some for each of a hundred tables, at about 30 kB of the server's memory each."""
@@ -38,23 +38,30 @@ _PLACEHOLDER: Final = re.compile(r"%[s%]")
 _NUMBERS: Final = count()  # of prepared statements: a connection may have had another pipeline
 
 
+@dataclass(slots=True)
 class Answer:
     """What a statement has done; known once the pipeline was synced."""
 
-    __slots__ = ("result",)
+    #: the rows that it has found
+    rowcount: int = 0
+    #: the first value of the first row
+    cell: str | None = None
 
-    def __init__(self) -> None:
-        self.result: PGresult | None = None
+    def read(self, result: PGresult) -> None:
+        """Keep what matters of the server's answer, which takes some kilobytes."""
+        self.rowcount = result.command_tuples or 0
+        if result.ntuples and (value := result.get_value(0, 0)) is not None:
+            self.cell = value.decode()
 
-    @property
-    def rowcount(self) -> int:
-        """The rows that the statement has found."""
-        return (self.result and self.result.command_tuples) or 0
 
-    @property
-    def cell(self) -> str | None:
-        """The first value of the first row."""
-        return next(cells(self.result), [None])[0] if self.result else None
+class _Waiting(NamedTuple):
+    """What is to be sent."""
+
+    statement: str
+    #: None where the statement has no placeholders
+    values: Sequence[bytes | None] | None
+    prepare: bool
+    answer: Answer
 
 
 class _Sent(NamedTuple):
@@ -72,31 +79,34 @@ class Pipeline:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._pg = connection.pgconn
-        self._waiting: list[tuple[str, Sequence[bytes | None] | None, Answer]] = []
+        self._waiting: list[_Waiting] = []
         #: the prepared statements and their names on the server, the last used last
         self._names: dict[str, bytes] = {}
 
-    def add(self, statement: str, values: Sequence[Value] | None = None) -> Answer:
-        """Add a statement. With values, even none, it is prepared; its placeholders are psycopg's, and literal % are doubled.
+    def add(self, statement: str, values: Sequence[Value] | None = None, *, prepare: bool = True) -> Answer:
+        """Add a statement. With values, even none, its placeholders are psycopg's, and literal % are doubled; it is prepared, unless
+        the server had better plan it anew each time.
 
         Raises psycopg.Error: DataError if a value cannot be sent, or what `sync` does, where much was waiting.
         """
         answer = Answer()
         if values is None:
-            self._waiting.append((statement, None, answer))
+            self._waiting.append(_Waiting(statement, None, False, answer))
         else:
-            self._waiting.append((_numbered(statement), self._encoded(values), answer))
+            self._waiting.append(_Waiting(_numbered(statement), self._encoded(values), prepare, answer))
         if len(self._waiting) >= AT_ONCE:
             self.sync()
         return answer
 
     def _encoded(self, values: Sequence[Value]) -> Sequence[bytes | None]:
+        """The values as libpq takes them. Before one is refused here, the server is brought to where it would refuse it."""
         try:
             encoded = [None if value is None else value.encode() for value in values]  # type: ignore[union-attr]
         except AttributeError:
-            raise InternalError("a value that the source did not send cannot be written") from None
+            self.sync()
+            raise psycopg.ProgrammingError("a value that the source has not sent cannot be written") from None
         if b"\0" in b"".join([value for value in encoded if value]):
-            self.sync()  # the server is to be where it would be if it had refused this itself
+            self.sync()
             raise psycopg.DataError("a text of PostgreSQL cannot hold a NUL (0x00)")
         return encoded
 
@@ -117,26 +127,32 @@ class Pipeline:
             self.connection.waiting.explain()
             raise
         finally:
-            if self._pg.status == ConnStatus.OK:
-                self._pg.exit_pipeline_mode()
+            self._leave()
 
-    def _send(self, waiting: Iterable[tuple[str, Sequence[bytes | None] | None, Answer]]) -> list[_Sent]:
+    def _leave(self) -> None:
+        if self._pg.status == ConnStatus.OK:
+            try:
+                self._pg.exit_pipeline_mode()
+            except psycopg.OperationalError:  # something could not be sent; what was is never answered now
+                self.connection.close()
+
+    def _send(self, waiting: Iterable[_Waiting]) -> list[_Sent]:
         sent: list[_Sent] = []
+        while len(self._names) > PREPARED:  # before anything else: a commit must not be followed by what might be refused
+            self._deallocate(self._names.pop(next(iter(self._names))))
+            sent.append(_Sent(Answer()))
         coming: dict[str, bytes] = {}
-        for statement, values, answer in waiting:
-            if values is None:
-                self._pg.send_query_params(statement.encode(), None)
-            else:
+        for statement, values, prepare, answer in waiting:
+            if prepare:
                 name = self._used(statement) or coming.get(statement)
                 if name is None:
                     name = coming[statement] = f"streamer_{next(_NUMBERS)}".encode()
                     self._pg.send_prepare(name, statement.encode())
                     sent.append(_Sent(Answer(), statement, name))
                 self._pg.send_query_prepared(name, values)
+            else:
+                self._pg.send_query_params(statement.encode(), values)
             sent.append(_Sent(answer))
-        while len(self._names) > PREPARED:
-            self._deallocate(self._names.pop(next(iter(self._names))))
-            sent.append(_Sent(Answer()))
         self._pg.pipeline_sync()
         self.connection.send_all()
         return sent
@@ -157,7 +173,8 @@ class Pipeline:
     def _take_in(self, sent: Iterable[_Sent]) -> None:
         refused: PGresult | None = None
         for answer, statement, name in sent:
-            answer.result = result = self._next()
+            result = self._next()
+            answer.read(result)
             self.connection.next_result()  # none: the end of this answer
             if result.status == ExecStatus.FATAL_ERROR:
                 refused = refused or result

@@ -7,10 +7,18 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from psycopg.pq import ExecStatus
 
+from streamer.errors import SchemaError
+from streamer.model import Row
 from streamer.session import Connection, connect
 from streamer.sinks import postgres_pipeline
+from streamer.sinks.net import SetWise, Truncate
+from streamer.sinks.postgres_apply import Applier
+from streamer.sinks.postgres_arrays import MANY_ROWS
 from streamer.sinks.postgres_pipeline import AT_ONCE, Pipeline
+from streamer.sinks.postgres_writer import TableWriters
+from tests.changes import relation, table
 from tests.servers import Database
 
 INSERT = "INSERT INTO t (id, v) VALUES (%s::int, %s::text)"
@@ -110,6 +118,42 @@ def test_a_session_that_is_ended_meanwhile_is_an_error(connection: Connection) -
     pipeline.add("SELECT 1", ())
     with pytest.raises(psycopg.OperationalError):
         pipeline.sync()
+
+
+def test_what_cannot_be_sent_ends_the_session_and_is_told(connection: Connection) -> None:
+    """Amid a pipeline, out of which libpq does not come any more: whoever asked the connection next would wait for ever."""
+    pipeline, many = Pipeline(connection), 70_000
+    pipeline.add(f"SELECT {', '.join(['%s'] * many)}", [None] * many)
+    with pytest.raises(psycopg.OperationalError, match="parameters"):
+        pipeline.sync()
+    assert connection.closed
+
+
+def test_a_join_with_a_temporary_table_is_planned_anew_each_time(connection: Connection) -> None:
+    """A plan from when the table had a row or two would read it whole for each of some thousand."""
+    applier = Applier(Pipeline(connection), "b", TableWriters(connection, "b").of)
+    rows: dict[str, Row] = {str(i): (str(i), "x") for i in range(MANY_ROWS + 1)}
+    update = SetWise(relation(table("t", id="integer", v="text")), (0,), updates=rows)
+    for _ in range(2):
+        connection.execute("BEGIN")
+        applier.apply([update])
+        connection.execute("COMMIT")
+        applier.committed()
+    assert [statement for statement in prepared(connection) if "pg_temp" in statement] == []
+
+
+def test_a_truncate_of_a_table_that_is_gone_leaves_the_transaction_where_it_began(connection: Connection) -> None:
+    applier = Applier(Pipeline(connection), "b", TableWriters(connection, "b").of)
+    connection.execute("BEGIN")
+
+    def truncate() -> None:
+        with applier.pipelined():
+            applier.execute("SAVEPOINT streamer_group", ())
+            applier.apply([Truncate([relation(table("gone", id="integer"))])])
+
+    with pytest.raises(SchemaError):
+        truncate()
+    assert connection.ask("ROLLBACK TO SAVEPOINT streamer_group").status == ExecStatus.COMMAND_OK
 
 
 def test_two_pipelines_of_a_connection_do_not_get_in_each_others_way(connection: Connection) -> None:
