@@ -84,8 +84,8 @@ class Pipeline:
         self._names: dict[str, bytes] = {}
 
     def add(self, statement: str, values: Sequence[Value] | None = None, *, prepare: bool = True) -> Answer:
-        """Add a statement. With values, even none, its placeholders are psycopg's, and literal % are doubled; it is prepared, unless
-        the server had better plan it anew each time.
+        """Add a statement. With values, even none, its placeholders are psycopg's, and literal % are doubled; it is prepared,
+        unless the server is to plan it anew each time.
 
         Raises psycopg.Error: DataError if a value cannot be sent, or what `sync` does, where much was waiting.
         """
