@@ -46,6 +46,8 @@ PACE_SECONDS: Final = 0.002
 cost the servers and us several times as much. So one that comes alone does not wait, and from 500 a second on they come together
 every 10 ms. Of a large one we and the server would each be woken for every row."""
 PACE_AT_MOST: Final = 0.01
+LOOKS_AMID: Final = 4
+"""A transaction is not taken for a large one before so many looks have not brought its end: a small one may come in two parts."""
 LITTLE: Final = 64 << 10
 """Bytes in memory that are a few small transactions. If more come, waiting long would keep the server waiting."""
 LOOK_SECONDS: Final = 5.0
@@ -75,6 +77,8 @@ class SlotReader:
         self._only_echo = False
         #: whether changes have come with the last look
         self._came = False
+        #: looks in a row that have brought only a part of a transaction
+        self._amid = 0
         #: until when to let more come
         self._pause_until = 0.0
 
@@ -95,8 +99,10 @@ class SlotReader:
             items = self._decode()
         if self._came:
             sizes = [item.size for item in items if isinstance(item, Piece)]
-            few = len(sizes) if 0 < sum(sizes) < LITTLE else 1
-            self._pause_until = time.monotonic() + min(few * PACE_SECONDS, PACE_AT_MOST)
+            self._amid = 0 if sizes else self._amid + 1
+            if sizes or self._amid > LOOKS_AMID:
+                few = len(sizes) if 0 < sum(sizes) < LITTLE else 1
+                self._pause_until = time.monotonic() + min(few * PACE_SECONDS, PACE_AT_MOST)
         return items
 
     def _decode(self) -> list[Piece | Idle]:

@@ -12,7 +12,7 @@ import pytest
 from streamer.capture.assemble import Assembler, Begin, Commit, Message
 from streamer.capture.named_keys import Decoder
 from streamer.capture.replication import Keepalive, ReplicationStream
-from streamer.capture.slot import PACE_AT_MOST, PACE_SECONDS, SlotReader
+from streamer.capture.slot import LOOKS_AMID, PACE_AT_MOST, PACE_SECONDS, SlotReader
 from streamer.model import LSN, Kind
 from tests.changes import relation, table
 
@@ -79,9 +79,12 @@ def test_what_follows_a_transaction_is_let_gather_but_not_the_first_one(monkeypa
 
 
 def test_of_a_large_transaction_more_is_let_gather_before_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the server has to wake us for every row."""
-    reader, slept = reader_of(monkeypatch, Frames(["first row", "second row"], ends=False))
-    assert [reader.read(0) for _ in range(2)] == [[], []]
+    """Else the server has to wake us for every row. But the second half of a small one does not wait."""
+    reader, slept = reader_of(monkeypatch, Frames(["row"] * 2 * (LOOKS_AMID + 2), ends=False))
+    for _ in range(LOOKS_AMID + 1):
+        assert reader.read(0) == []
+    assert slept == []
+    assert reader.read(0) == []
     assert slept == pytest.approx([PACE_SECONDS])
 
 
