@@ -81,6 +81,7 @@ class Applier:
         #: the temporary tables, the last used last
         self._stages: dict[str, None] = {}
         self._filled: set[str] = set()
+        #: whether statements wait in the pipeline until it is left
         self._gathers = False
 
     @contextmanager

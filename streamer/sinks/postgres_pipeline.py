@@ -1,8 +1,8 @@
 """Statements that travel to a PostgreSQL target together and are answered together, on `psycopg.pq`.
 
-psycopg has pipelines of its own, which send each statement by itself, with some forty calls of Python functions: a transaction of
-one row took four times as long. Here statements wait in a list until `sync`, so that the connection may be asked for something else
-meanwhile, like what the catalog says of a table.
+psycopg has pipelines of its own, which send each statement by itself, with a hundred calls of Python functions: a transaction of
+one row took more than twice the time. Here statements wait in a list until `sync`, so that the connection may be asked for
+something else meanwhile, like what the catalog says of a table.
 
 The traps: behind an error the server skips everything up to the end of the pipeline, so that a statement is prepared only when the
 server has said so. libpq takes a text value for a string of C, which ends with a NUL. And after a ROLLBACK or DROP that it has sent
