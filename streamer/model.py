@@ -319,7 +319,7 @@ class Piece:
 class Idle:
     """The source has nothing more to send up to `position`, and no transaction is open; `seen` is what it had applied by then.
 
-    `urgent` says that the source waits for it to be confirmed (it is shutting down, or checks that we live).
+    `urgent` says that the source waits for it to be confirmed (it is shutting down, checks that we live, or keeps much WAL).
     """
 
     position: LSN

@@ -4,10 +4,11 @@
        ^                                   │
        └────────── confirm(position) <── durable
 
-`source.read_from(position)` opens a reader, which gives pieces of committed transactions in commit order (capture/slot.py). Every
-piece is offered to every edge; an edge takes what its route lets through and what its target does not hold yet (edge.py), groups
-it (grouping.py) and writes it with its progress in one target transaction (sinks/). The only thing that comes back is the position
-up to which each target is durable; the lowest of them is confirmed to the source (progress.py), and nothing else ever is.
+`source.read_from(position)` opens a reader, which gives pieces of committed transactions in commit order
+(capture/slot_reader.py). Every piece is offered to every edge; an edge takes what its route lets through and what its target
+does not hold yet (edge.py), groups it (grouping.py) and writes it with its progress in one target transaction (sinks/). The
+only thing that comes back is the position up to which each target is durable; the lowest of them is confirmed to the source
+(progress.py), and nothing else ever is.
 
 An edge that fails leaves the stream and the others go on. When it is ready again the stream is read anew from the lowest progress,
 and the others recognise what they have.

@@ -1,8 +1,7 @@
 """The slot capture: a stream's reading end on a logical replication slot, with either output plugin.
 
-`SlotSource` answers what the stream asks between sessions (where does the slot stand, which tables, a snapshot); `SlotReader` is
-one open session: frames of the replication protocol go through the decoder and the assembler and come out as pieces of
-transactions. The trap: a keepalive's position may only be taken as idle while no transaction is open.
+`SlotSource` answers what the stream asks between sessions (where does the slot stand, which tables, a snapshot), and opens them:
+each is a `SlotReader`.
 """
 
 from __future__ import annotations
@@ -24,34 +23,17 @@ from streamer.capture.diagnose import Diagnosis
 from streamer.capture.key_ranges import copied_table
 from streamer.capture.named_keys import Decoder, NamedKeys
 from streamer.capture.pgoutput import PgoutputDecoder
-from streamer.capture.replication import Keepalive, ReplicationStream, timeline_switches
+from streamer.capture.replication import ReplicationStream, timeline_switches
+from streamer.capture.slot_reader import SlotReader
 from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
-from streamer.errors import HeldBackError, SlotError, SourceError, TakenError, lost_identity, no_longer_carried
-from streamer.model import LSN, Idle, Piece, SlotIdentity, TableName
+from streamer.errors import SlotError, SourceError, TakenError, lost_identity, no_longer_carried
+from streamer.model import LSN, SlotIdentity, TableName
 from streamer.node_config import Node, choose_capture
 from streamer.ports import CopyTable, Place, SlotState
-from streamer.session import Connection, SilenceError, connect, reported, version
+from streamer.session import Connection, connect, reported, version
 
-READ_LIMIT: Final = 1 << 20
-"""Bytes decoded before the stream gets a turn: small enough that writers start early and the server is answered in time."""
-
-
-ECHO_SECONDS: Final = 0.01
-"""How long to let what comes gather while nothing comes but what streamer itself has written there: each such transaction by itself
-would wake the server and us, at several times the cost."""
-PACE_SECONDS: Final = 0.002
-"""How long to let what comes gather from then on, for each transaction that has come, if they were few and small: one by one they
-cost the servers and us several times as much. So one that comes alone does not wait, and from 500 a second on they come together
-every 10 ms. Of a large one we and the server would each be woken for every row."""
-PACE_AT_MOST: Final = 0.01
-LOOKS_AMID: Final = 4
-"""A transaction is not taken for a large one before so many looks have not brought its end: a small one may come in two parts."""
-LITTLE: Final = 64 << 10
-"""Bytes in memory that are a few small transactions. If more come, waiting long would keep the server waiting."""
-LOOK_SECONDS: Final = 5.0
-"""How often the source is asked whether the stream still carries every table."""
 CONFIRM_SECONDS: Final = 2.0
 """How long a session that ends waits for the server to note what was confirmed last."""
 HANDOVER_SECONDS: Final = 3.0
@@ -62,84 +44,6 @@ CONFIRMED: Final = 90600  # pg_replication_slots.confirmed_flush_lsn
 _TRY_OPTION: Final = "SELECT 1 FROM pg_logical_slot_peek_changes(%s, '0/1', 1, 'format-version', '2', %s, 'true')"
 
 T = TypeVar("T")
-
-
-class SlotReader:
-    """Implements ports.Reader on an open replication stream."""
-
-    def __init__(self, stream: ReplicationStream, decoder: Decoder, assembler: Assembler, look: Callable[[], None]) -> None:
-        self._stream = stream
-        self._decoder = decoder
-        self._assembler = assembler
-        self._look = look
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        self._seen = LSN(0)
-        self._only_echo = False
-        #: whether changes have come with the last look
-        self._came = False
-        #: looks in a row that have brought only a part of a transaction
-        self._amid = 0
-        #: until when to let more come
-        self._pause_until = 0.0
-
-    @property
-    def obstacle(self) -> HeldBackError | None:
-        """Why the server sends nothing for now, as far as it tells."""
-        return self._stream.obstacle
-
-    def read(self, timeout: float) -> list[Piece | Idle]:
-        """Return what has come, waiting up to `timeout` seconds if nothing has."""
-        if self._only_echo:
-            time.sleep(ECHO_SECONDS)
-        elif (pause := self._pause_until - time.monotonic()) > 0 and not self._stream.has_much:
-            time.sleep(pause)
-        items = self._decode()
-        if not items:
-            self._stream.wait(timeout)
-            items = self._decode()
-        if self._came:
-            sizes = [item.size for item in items if isinstance(item, Piece)]
-            self._amid = 0 if sizes else self._amid + 1
-            if sizes or self._amid > LOOKS_AMID:
-                few = len(sizes) if 0 < sum(sizes) < LITTLE else 1
-                self._pause_until = time.monotonic() + min(few * PACE_SECONDS, PACE_AT_MOST)
-        return items
-
-    def _decode(self) -> list[Piece | Idle]:
-        items: list[Piece | Idle] = []
-        assembler, passed = self._assembler, 0
-        self._came = False
-        decode, is_row, feed = self._decoder.decode, self._decoder.is_row, assembler.feed
-        for frame in self._stream.frames(READ_LIMIT):
-            if isinstance(frame, Keepalive):
-                if not self._assembler.open:
-                    items.append(Idle(frame.position, frame.reply, assembler.seen(frame.position)))
-                continue
-            self._came = True
-            if assembler.passing and is_row(frame):
-                passed += 1
-            elif (piece := feed(decode(frame), len(frame))) is not None:
-                items.append(piece)
-        self._only_echo = passed > 0 and not any(isinstance(item, Piece) and item.changes for item in items)
-        return items
-
-    def confirm(self, position: LSN) -> None:
-        """Tell the server what it may forget, and look now and then whether it still gives us everything."""
-        self._stream.confirm(position)
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_SECONDS
-            self._look_after_source()
-
-    def _look_after_source(self) -> None:
-        """A server that shuts down has ended ordinary sessions already, and waits for us to confirm all; if we cannot, leave."""
-        moved, self._seen = self._stream.confirmed > self._seen, self._stream.confirmed
-        try:
-            self._look()
-        except SilenceError:
-            raise
-        except psycopg.OperationalError:
-            if not moved:
-                raise
 
 
 class SlotSource:
@@ -262,9 +166,15 @@ class SlotSource:
         while time.monotonic() < deadline and connection.execute(query, [self._slot, str(position)]).fetchone():
             time.sleep(0.02)
 
-    def _look(self, connection: Connection) -> None:
-        """See that the server is there and the stream carries every table. Raises SourceError, psycopg.Error."""
+    def _look(self, connection: Connection) -> LSN | None:
+        """See that the server is there and the stream carries every table; return from where on it keeps WAL for the slot.
+
+        Raises SourceError, psycopg.Error.
+        """
         self._require_carried(connection, self._captured(connection))
+        slots = "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = %s AND restart_lsn IS NOT NULL"
+        row = connection.execute(slots, [self._slot]).fetchone()
+        return LSN.parse(row[0]) if row else None
 
     def _open(self, connection: Connection, position: LSN) -> tuple[ReplicationStream, Decoder, int]:
         """Start the stream; return it with its decoder and what a payload spends on a column besides the value, in bytes."""

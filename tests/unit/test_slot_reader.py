@@ -1,4 +1,4 @@
-"""When a reader of a slot lets small transactions come together."""
+"""When a reader of a slot lets small transactions come together, and when it has small steps noted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from streamer.capture.assemble import Assembler, Begin, Commit, Message
 from streamer.capture.named_keys import Decoder
 from streamer.capture.replication import Keepalive, ReplicationStream
-from streamer.capture.slot import LOOKS_AMID, PACE_AT_MOST, PACE_SECONDS, SlotReader
-from streamer.model import LSN, Kind
+from streamer.capture.slot_reader import HELD_BYTES, LOOK_SECONDS, LOOKS_AMID, PACE_AT_MOST, PACE_SECONDS, SlotReader
+from streamer.model import LSN, Idle, Kind
 from tests.changes import relation, table
 
 ROWS = relation(table("t"))
@@ -57,14 +57,14 @@ class Plain:
 def reader_of(monkeypatch: pytest.MonkeyPatch, frames: Frames) -> tuple[SlotReader, list[float]]:
     """A reader of these frames at one moment, and how long it has slept."""
     slept: list[float] = []
-    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
+    monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
     return SlotReader(cast("ReplicationStream", frames), cast("Decoder", Plain()), Assembler("a"), lambda: None), slept
 
 
 def test_what_follows_a_transaction_is_let_gather_but_not_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     now = 100.0
-    monkeypatch.setattr("streamer.capture.slot.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: now))
+    monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: now))
     reader = SlotReader(cast("ReplicationStream", Frames(["small"] * 3)), cast("Decoder", Plain()), Assembler("a"), lambda: None)
     assert len(reader.read(0)) == 1
     assert slept == []
@@ -104,3 +104,40 @@ def test_a_backlog_that_libpq_reads_in_small_pieces_is_not_slowed_down(monkeypat
     reader, slept = reader_of(monkeypatch, Frames(["small"] * 3, has_much=True))
     assert [len(reader.read(0)) for _ in range(3)] == [1, 1, 1]
     assert slept == []
+
+
+class Quiet:
+    """A replication stream that has told one position, and then tells nothing."""
+
+    def __init__(self, position: LSN) -> None:
+        self._frames = [Keepalive(position, reply=False)]
+        self.confirmed = LSN(0)
+        self.has_much = False
+
+    def frames(self, limit: int) -> Iterator[Keepalive]:
+        while self._frames:
+            yield self._frames.pop()
+
+    def wait(self, timeout: float) -> None:
+        pass
+
+    def confirm(self, position: LSN) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("kept_from", "noted"), [(LSN(1), True), (LSN(HELD_BYTES), False), (None, False)])
+def test_a_source_that_has_become_quiet_does_not_keep_much_wal_until_somebody_writes_again(
+    monkeypatch: pytest.MonkeyPatch, kept_from: LSN | None, noted: bool
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=None, monotonic=lambda: now))
+    position = LSN(HELD_BYTES + 1)
+    reader = SlotReader(cast("ReplicationStream", Quiet(position)), cast("Decoder", Plain()), Assembler("a"), lambda: kept_from)
+    assert reader.read(0) == [Idle(position, urgent=False)]
+    reader.confirm(LSN(0))
+    assert reader.read(0) == []  # it has not looked yet
+    for _ in range(2):
+        now += LOOK_SECONDS
+        reader.confirm(LSN(0))
+        assert reader.read(0) == ([Idle(position, urgent=True)] if noted else [])
+        assert reader.read(0) == []  # not again before the next look
