@@ -17,7 +17,7 @@ from streamer.admin.check_connection import Trial, judge_probes, probe_twice, tr
 from streamer.admin.check_left import judge_slots_left
 from streamer.admin.check_progress import judge_progress
 from streamer.admin.check_rest import judge_rest
-from streamer.admin.check_selection import judge_selection, relations
+from streamer.admin.check_selection import judge_selection, relations, unselected, wanted
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
 from streamer.admin.check_server import OLDEST_MASTER, OLDEST_SOURCE, Needs, Server, judge_server, read_server
 from streamer.admin.check_tables import Capture, check_source_rights, judge_source_table
@@ -171,7 +171,9 @@ class _Check:
         followed = find_sequences(connection, selection(settings)) if settings.sequences else []
         sequences = [sequence.name for sequence in followed]
         if tables or not self._will_be_given_tables(sync, source):
-            self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection))
+            syncs = [s for s in self._config.syncs.values() if source in s.sources]
+            left = wanted(syncs, unselected(connection, syncs))
+            self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection), left)
         else:
             self.findings.append(ok(f'sync "{sync}"', f'selects no table on "{source}" yet; streamer setup makes them'))
         capture = Capture(source, version(connection), plugin, plugin != TRIGGER and self._try(sync, source, plugin).loses_nan)

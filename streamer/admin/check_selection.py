@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from streamer.admin.findings import Finding, error, ok, warning
-from streamer.capture.catalog import SourceTable
-from streamer.config import Sync
+from streamer.admin.printing import counted
+from streamer.capture.catalog import PARTITIONED, PERSISTENCE, SourceTable
+from streamer.config import OWN_SCHEMA, Sync
 from streamer.model import TableName
 from streamer.patterns import literal
-from streamer.session import Connection
+from streamer.session import Connection, version
 
+NAMED: Final = 3
+"""How many of a kind are named."""
 _RELATIONS: Final = (
     "SELECT n.nspname || '.' || c.relname, c.relkind::text "
     "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
     "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'"
 )
+_TABLES: Final = """
+SELECT n.nspname, c.relname, {unlogged} FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND {partition} IS NOT TRUE AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+AND NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+)
+ORDER BY 1, 2
+"""
 _NO_TABLES: Final = {
     "v": "it is a view, whose rows are those of other tables",
     "m": "it is a materialized view, whose rows are those of other tables",
@@ -36,6 +48,21 @@ def relations(connection: Connection) -> Mapping[str, str]:
     return dict(connection.execute(_RELATIONS).fetchall())
 
 
+def unselected(connection: Connection, syncs: Sequence[Sync]) -> dict[TableName, bool]:
+    """Return the tables that none of the syncs selects, each with whether it is unlogged, which none can."""
+    query = _TABLES.format(
+        unlogged="c.relpersistence = 'u'" if version(connection) >= PERSISTENCE else "false",
+        partition="c.relispartition" if version(connection) >= PARTITIONED else "false",
+    )
+    found = {TableName(schema, name): unlogged for schema, name, unlogged in connection.execute(query.encode()).fetchall()}
+    return {t: u for t, u in found.items() if t.schema != OWN_SCHEMA and (u or not any(sync.selects(t) for sync in syncs))}
+
+
+def wanted(syncs: Sequence[Sync], names: Iterable[TableName]) -> list[TableName]:
+    """Return those that no sync leaves out on purpose."""
+    return [name for name in names if not any(sync.excludes(name) for sync in syncs)]
+
+
 def judge_selection(
     name: str,
     sync: Sync,
@@ -43,8 +70,12 @@ def judge_selection(
     tables: Sequence[SourceTable],
     sequences: Sequence[TableName],
     relations: Mapping[str, str] | None = None,
+    left: Collection[TableName] = (),
 ) -> Iterator[Finding]:
-    """Yield patterns that choose nothing; `sequences` are those that the sync keeps in step, `relations` what is there. Pure."""
+    """Yield patterns that choose nothing, and how much is chosen. Pure.
+
+    `sequences` are those that the sync keeps in step, `relations` what is there, `left` the tables that no sync selects.
+    """
     names = [str(name) for name in (*(t.table for t in tables), *sequences)]
     missed = [pattern for pattern in sync.tables if not any(fnmatch.fnmatchcase(chosen, pattern) for chosen in names)]
     if not tables:
@@ -63,7 +94,14 @@ def judge_selection(
             f'the pattern "{pattern}" chooses no table on "{source}"{f": {why}" if why else ""}',
             f"correct syncs.{name}.tables",
         )
-    yield ok(f'sync "{name}"', f'selects {len(tables)} table{"" if len(tables) == 1 else "s"} on "{source}"')
+    others = f"; no sync selects {named(list(left), 'other table')}" if left else ""
+    yield ok(f'sync "{name}"', f'selects {counted(len(tables), "table")} on "{source}"{others}')
+
+
+def named(names: Sequence[TableName], noun: str) -> str:
+    """Return `2 tables: "public.a", "public.b"`, with the first few names."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{counted(len(names), noun)}: " + ", ".join(f'"{name}"' for name in names[:NAMED]) + more
 
 
 def _why(pattern: str, relations: Mapping[str, str]) -> str:

@@ -1,8 +1,8 @@
 """What `cutover` looks at before it begins: what can fail should fail while the application still writes. Changes nothing.
 
 Daemon and edges, indexes and constraints, what the daemon knows of the rows, how far the new node is behind, quarantine, sequences,
-the tables of the way back, rights, sessions, and what else reads and writes the two nodes; last, as it takes longest, whether all
-rows are equal.
+the tables of the way back, what no sync brings, rights, sessions, and what else reads and writes the two nodes; last, as it takes
+longest, whether all rows are equal.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from streamer.admin import findings
 from streamer.admin import verify as verifying
+from streamer.admin.cutover_outside import outside
 from streamer.admin.cutover_proof import proven
 from streamer.admin.cutover_route import Route, beside, compared_as, left_behind, neighbours
 from streamer.admin.draining import drain, look
@@ -60,6 +61,7 @@ def preflight(config: Config, route: Route, options: Options) -> Iterator[Findin
     for edge in edges:
         yield from _tried(f"edge {edge}", partial(_reached, config, edge, options.wait))
     yield from _tried(f'"{route.old}"', partial(_tables, config, route))
+    yield from _tried(f'"{route.old}"', partial(outside, config, route, numbered=numbered(config, route)))
     if numbered(config, route):
         yield from _tried(f'"{route.new}"', partial(_sequences, config, route.forth))
     if config.nodes[route.new].kind == "postgresql":
