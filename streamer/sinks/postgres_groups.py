@@ -49,6 +49,7 @@ class GroupWriter:
             if fresh:
                 self._session.follow_origin(group.origin.node)
             if not self._quarantine.holding:
+                self._tables.meet({change[1] for change in group.changes})
                 with suppress(Unfoldable):
                     steps = fold(group.changes, self._tables.key_of)
                     try:

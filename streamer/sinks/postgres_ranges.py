@@ -128,7 +128,7 @@ def _names(table: TableName) -> list[str]:
 
 def _delete(target: TargetTable, within: KeyRange) -> bytes:
     """The statement that empties a range, which mostly is empty."""
-    column, kind = quote(within.column), target.columns[within.column].base_type
+    column, kind = quote(within.column), target.columns[within.column].type.base_type
     bounds = ((">", within.low), ("<=", within.high))
     terms = [f"{column} {operator} '{value}'::{kind}" for operator, value in bounds if value is not None]
     return f"DELETE FROM {target.rows} WHERE {' AND '.join(terms) or 'true'}".encode()

@@ -5,23 +5,23 @@ The trap: what a value is compared by is not always `=`, nor is a cast from text
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Final
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from streamer.errors import SchemaError
 from streamer.model import TableName
 from streamer.session import Connection, version
 
 
-@dataclass(frozen=True, slots=True)
-class TargetColumn:
-    """A column of the target's table."""
+class TargetType(NamedTuple):
+    """What matters of a type; of a domain, what matters of the one below it."""
 
-    name: str
-    #: the type without modifiers, of a domain the one below it: what a value is cast to without being cut
+    #: without modifiers: what a value is cast to without being cut
     base_type: str
-    generated: bool
-    always_identity: bool
     #: whether somebody has made a cast from text to the type: then it may differ from how the type reads its values
     own_cast: bool
     #: whether values of the type can be compared by `=`, and are alike if they are equal
@@ -32,6 +32,20 @@ class TargetColumn:
     in_arrays: bool
     #: the operator that indexes go by: that of a type from an extension must be named with its schema, or text would be compared
     equals: str
+
+
+_known_types: Final = WeakKeyDictionary[Connection, dict[int, TargetType]]()
+"""What a session has once been told of a type it does not ask for again: that takes longer than all the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetColumn:
+    """A column of the target's table."""
+
+    name: str
+    type: TargetType
+    generated: bool
+    always_identity: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +69,88 @@ class TargetTable:
         return f"{'' if self.partitioned else 'ONLY '}{quoted(self.table)}"
 
 
+class _Unique(NamedTuple):
+    """A unique index."""
+
+    columns: tuple[str, ...]
+    #: whether no column may be null
+    is_key: bool
+    nulls_alike: bool
+
+
 def read_target(connection: Connection, node: str, table: TableName) -> TargetTable:
     """Return the table. Raises SchemaError if it does not exist."""
+    found = read_targets(connection, {table}).get(table)
+    if found is None:
+        raise SchemaError(f'table "{table}" does not exist on "{node}", or has no columns', "run: streamer setup, or exclude it")
+    return found
+
+
+def read_targets(connection: Connection, tables: Set[TableName]) -> dict[TableName, TargetTable]:
+    """Return those of the tables that exist."""
+    rows = [row for row in _columns(connection, tables) if TableName(*row[:2]) in tables]
+    types = _types(connection, {row[5] for row in rows})
+    uniques = _uniques(connection, sorted({row[2] for row in rows}))
+    return {
+        TableName(schema, name): _table(TableName(schema, name), partitioned, columns, types, uniques.get(oid, []))
+        for (schema, name, oid, partitioned), columns in groupby(rows, itemgetter(0, 1, 2, 3))
+    }
+
+
+def _table(
+    table: TableName,
+    partitioned: bool,
+    columns: Iterable[tuple[Any, ...]],
+    types: Mapping[int, TargetType],
+    uniques: Sequence[_Unique],
+) -> TargetTable:
+    return TargetTable(
+        table,
+        {name: TargetColumn(name, types[oid], *flags) for name, oid, *flags in (row[4:] for row in columns)},
+        tuple(names for names, is_key, _ in uniques if is_key),
+        tuple(names for names, _, _ in uniques),
+        partitioned,
+        frozenset(names for names, _, alike in uniques if alike),
+    )
+
+
+def _columns(connection: Connection, tables: Set[TableName]) -> list[tuple[Any, ...]]:
+    """The columns of the tables, in order; perhaps of others as well."""
     number = version(connection)
-    columns = _COLUMNS.format(
+    query = _COLUMNS.format(
         generated="a.attgenerated <> ''" if number >= 120000 else "false",
         identity="a.attidentity = 'a'" if number >= 100000 else "false",
-        equals=EQUALS.format(opclass="o.opcdefault AND o.opcintype = b.oid"),
     )
-    # prepared: planning takes longer than all the rest, which adds up to half a minute for a thousand tables
-    rows = connection.execute(columns, {"schema": table.schema, "name": table.name}, prepare=True).fetchall()
-    if not rows:
-        raise SchemaError(f'table "{table}" does not exist on "{node}", or has no columns', "run: streamer setup, or exclude it")
+    schemas, names = {table.schema for table in tables}, {table.name for table in tables}
+    return _ask(connection, query, sorted(schemas), sorted(names))
+
+
+def _types(connection: Connection, types: Set[int]) -> Mapping[int, TargetType]:
+    """What matters of the types with these oids, and of those that were asked for before."""
+    known = _known_types.setdefault(connection, {})
+    if new := types - known.keys():
+        query = _TYPES.format(equals=EQUALS.format(opclass="o.opcdefault AND o.opcintype = b.oid"))
+        known |= {oid: TargetType(*facts) for oid, *facts in _ask(connection, query, sorted(new))}
+    return known
+
+
+def _uniques(connection: Connection, tables: list[int]) -> dict[int, list[_Unique]]:
+    """The unique indexes by the oids of their tables."""
+    number = version(connection)
     query = _UNIQUES.format(
         immediate="i.indimmediate" if number >= 90000 else "true",
         identity="i.indisreplident" if number >= 90400 else "false",
         **index_columns(number),
     )
-    uniques = connection.execute(query, [table.schema, table.name], prepare=True).fetchall()
-    keys = tuple(tuple(names) for names, is_key, _ in uniques if is_key)
-    nulls_alike = frozenset(tuple(names) for names, _, alike in uniques if alike)
-    partitioned = bool(rows[0][-1])
-    found = {row[0]: TargetColumn(*row[:-1]) for row in rows}
-    return TargetTable(table, found, keys, tuple(tuple(row[0]) for row in uniques), partitioned, nulls_alike)
+    uniques: dict[int, list[_Unique]] = {}
+    for oid, names, is_key, nulls_alike in _ask(connection, query, tables):
+        uniques.setdefault(oid, []).append(_Unique(tuple(names), is_key, nulls_alike))
+    return uniques
+
+
+def _ask(connection: Connection, query: str, *parameters: list[Any]) -> list[tuple[Any, ...]]:
+    # prepared: planning takes longer than all the rest, which adds up to half a minute for a thousand tables
+    return connection.execute(query.encode(), parameters, prepare=True).fetchall()
 
 
 EQUALS: Final = """'OPERATOR(' || pg_catalog.quote_ident(s.nspname) || '.' || e.oprname || ')'
@@ -100,17 +173,24 @@ def index_columns(server: int) -> dict[str, str]:
 
 
 _COLUMNS: Final = """
+SELECT n.nspname, c.relname, c.oid::bigint, c.relkind = 'p', a.attname, a.atttypid::bigint, {generated}, {identity}
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = ANY (%s::name[]) AND c.relname = ANY (%s::name[]) AND c.relkind IN ('r', 'p')
+ORDER BY c.oid, a.attnum
+"""
+
+_TYPES: Final = """
 WITH RECURSIVE bases AS (
     SELECT t.oid AS type, t.oid, t.typtype, t.typarray, t.typdelim, t.typbasetype FROM pg_catalog.pg_type t
-    WHERE t.oid IN (SELECT atttypid FROM pg_catalog.pg_attribute a
-                    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                    WHERE n.nspname = %(schema)s AND c.relname = %(name)s)
+    WHERE t.oid = ANY (%s::oid[])
     UNION ALL
     SELECT b.type, t.oid, t.typtype, t.typarray, t.typdelim, t.typbasetype
     FROM bases b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype
     WHERE b.typtype = 'd'
 )
-SELECT a.attname, pg_catalog.format_type(b.oid, -1), {generated}, {identity},
+SELECT b.type::bigint, pg_catalog.format_type(b.oid, -1),
        EXISTS (SELECT 1 FROM pg_catalog.pg_cast k
                WHERE k.castsource = 'text'::regtype AND k.casttarget = b.oid AND k.castmethod = 'f' AND k.oid >= 16384),
        b.typtype IN ('e', 'r', 'm') OR EXISTS (
@@ -121,26 +201,19 @@ SELECT a.attname, pg_catalog.format_type(b.oid, -1), {generated}, {identity},
                    WHERE k.castsource = b.oid AND k.castmethod = 'b' AND k.castcontext = 'i')),
        b.typtype = 'e' AND b.oid <> b.type,
        b.typarray <> 0 AND b.typtype <> 'c' AND b.typdelim = ',',
-       coalesce((SELECT {equals} AND s.nspname <> 'pg_catalog'), '='),
-       c.relkind = 'p'
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-JOIN bases b ON b.type = a.atttypid AND b.typtype <> 'd'
-WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p')
-ORDER BY a.attnum
+       coalesce((SELECT {equals} AND s.nspname <> 'pg_catalog'), '=')
+FROM bases b WHERE b.typtype <> 'd'
 """
 
 _UNIQUES: Final = """
-SELECT ARRAY(SELECT a.attname::text FROM pg_catalog.generate_series(0, i.{count} - 1) AS k(n)
+SELECT i.indrelid::bigint,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.generate_series(0, i.{count} - 1) AS k(n)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n] ORDER BY k.n),
        NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
                                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND NOT a.attnotnull),
        {nulls_alike}
 FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+WHERE i.indrelid = ANY (%s::oid[]) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
   AND {immediate}
 ORDER BY NOT {identity}, NOT i.indisprimary, i.indexrelid
 """

@@ -9,14 +9,14 @@ merge joins are off where an index has the key.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from operator import itemgetter
 
 from streamer.errors import SchemaError
 from streamer.model import UNCHANGED, Identity, Relation, Row, Value
 from streamer.session import Connection
-from streamer.sinks.postgres_table import TargetTable, quote, quoted, read_target
+from streamer.sinks.postgres_table import TargetTable, TargetType, quote, quoted, read_target, read_targets
 
 
 class TableWriter:
@@ -127,7 +127,7 @@ class TableWriter:
                 continue
             equal = f"{_doubled(self.compared(i))} = {self.placeholder(i)}"
             # what cannot be compared, or is only in part (a box by its area), is compared as this server writes it
-            has_equality = self._target.columns[self.relation.names[i]].has_equality
+            has_equality = self._type(i).has_equality
             tests.append(equal if has_equality else f"{column}::text = {self.placeholder(i)}::text")
             parameters.append(value)
         condition = " AND ".join(tests) or "true"
@@ -173,12 +173,12 @@ class TableWriter:
 
     def compared(self, column: int) -> str:
         """The column as it is compared: no operator takes a domain over an enum, with a cast it still finds the index."""
-        cast = f"::{self.base_type(column)}" if self._target.columns[self.relation.names[column]].enum_domain else ""
+        cast = f"::{self.base_type(column)}" if self._type(column).enum_domain else ""
         return f"{self._columns[column]}{cast}"
 
     def equals(self, column: int) -> str:
         """The operator by which values of the column are equal."""
-        return self._target.columns[self.relation.names[column]].equals
+        return self._type(column).equals
 
     @property
     def place(self) -> str:
@@ -189,22 +189,25 @@ class TableWriter:
         """The placeholder for a value of the column: cast, because not every statement tells its type."""
         return f"%s::{self.type_of(column)}"
 
+    def _type(self, column: int) -> TargetType:
+        return self._target.columns[self.relation.names[column]].type
+
     def type_of(self, column: int) -> str:
         """The column's type on the target, without modifiers, in a statement with placeholders."""
         return _doubled(self.base_type(column))
 
     def in_arrays(self, column: int) -> bool:
         """Whether values of the column can travel as elements of an array of their type."""
-        return self._target.columns[self.relation.names[column]].in_arrays
+        return self._type(column).in_arrays
 
     def base_type(self, column: int) -> str:
         """The column's type on the target, without modifiers."""
-        return self._target.columns[self.relation.names[column]].base_type
+        return self._type(column).base_type
 
     @property
     def own_casts(self) -> bool:
         """Whether a cast from text may not be what the type of some column reads."""
-        return any(self._target.columns[name].own_cast for name in self.relation.names)
+        return any(self._target.columns[name].type.own_cast for name in self.relation.names)
 
     def others(self, key: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The unique keys besides `key`, as far as the relation has their columns."""
@@ -249,12 +252,19 @@ class TableWriters:
         self._connection = connection
         self._known: dict[Relation, TableWriter] = {}
 
+    def meet(self, relations: Collection[Relation]) -> None:
+        """Look up those that are new, at once: a thousand tables one by one take a second. Raises SchemaError, psycopg.Error."""
+        new = [relation for relation in relations if relation not in self._known]
+        tables = read_targets(self._connection, {relation.table for relation in new}) if len(new) > 1 else {}
+        self._known |= {r: TableWriter(r, tables[r.table], self.node) for r in new if r.table in tables}
+
     def of(self, relation: Relation) -> TableWriter:
         """Return the writer of a relation. Raises SchemaError, psycopg.Error."""
         writer = self._known.get(relation)
         if writer is None:
-            writer = TableWriter(relation, read_target(self._connection, self.node, relation.table), self.node)
-            self._known[relation] = writer
+            writer = self._known[relation] = TableWriter(
+                relation, read_target(self._connection, self.node, relation.table), self.node
+            )
         return writer
 
     def key_of(self, relation: Relation) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ import pymysql
 import pytest
 
 from streamer import session, silence
-from streamer.capture import replication, slot
+from streamer.capture import replication, slot, slot_reader
 from streamer.capture.snapshot import blocks
 from streamer.errors import ConnectError
 from streamer.node_config import Node
@@ -32,7 +32,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(silence, "LOOK_SECONDS", 0.2)
     monkeypatch.setattr(session, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(slot, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(slot_reader, "LOOK_SECONDS", 0.5)
     monkeypatch.setitem(session._PATIENCE, "connect_timeout", 2)
 
 
