@@ -141,7 +141,7 @@ class Plan:
                 f"on the source: ALTER TABLE {quote(table.schema)}.{quote(table.name)} REPLICA IDENTITY FULL",
             )
         compared = [i for i, v in enumerate(row) if v is not UNCHANGED and i not in self._all.generated]
-        equal = " AND ".join(f"{self._columns[i]} IS ?" for i in compared)
+        equal = _conjunction([f"{self._columns[i]} IS ?" for i in compared])
         rowid = self._target.rowid
         return f"{rowid} = (SELECT {rowid} FROM {self.name} WHERE {equal} LIMIT 1)", compared
 
@@ -154,6 +154,14 @@ class Plan:
         _, _, old, new = change
         row = new if old is None else old
         return self._all.describe(row) if row else ""
+
+
+def _conjunction(terms: Sequence[str]) -> str:
+    """The terms joined by AND, in halves of halves: SQLite takes each AND of a row for a level, and 1,000 levels at most."""
+    if len(terms) < 100:
+        return " AND ".join(terms)
+    middle = len(terms) // 2
+    return f"({_conjunction(terms[:middle])}) AND ({_conjunction(terms[middle:])})"
 
 
 def _find_key(relation: Relation, target: TargetTable) -> tuple[int, ...] | None:

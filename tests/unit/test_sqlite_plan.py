@@ -130,3 +130,18 @@ def test_an_update_without_any_identity_names_the_remedy(connection: sqlite3.Con
     assert target is not None
     with pytest.raises(SchemaError, match=r'"s\.t" has no replica identity.*ALTER TABLE "s"\."t" REPLICA IDENTITY FULL'):
         Plan(connection, relation, target, REPLACEMENTS).write((Kind.UPDATE, relation, None, ("1",)))
+
+
+def test_a_row_of_a_table_with_1500_columns_and_no_key_is_found_by_all_of_them(connection: sqlite3.Connection) -> None:
+    names = [f"c{i}" for i in range(1500)]
+    connection.execute(f"CREATE TABLE t ({', '.join(f'{name} INTEGER' for name in names)})")
+    relation = Relation(TableName("public", "t"), tuple(Column(name, INT, True) for name in names), Identity.FULL)
+    target = inspect(connection, relation.table)
+    assert target is not None
+    p = Plan(connection, relation, target, REPLACEMENTS)
+    before, other = ("1",) * 1499 + (None,), ("1",) * 1500
+    p.insert([before, other])
+    after = ("2",) * 1500
+    assert p.write((Kind.UPDATE, relation, before, after)) == 1
+    assert p.write((Kind.DELETE, relation, other, None)) == 1
+    assert connection.execute("SELECT c0, c1499 FROM t").fetchall() == [(2, 2)]
