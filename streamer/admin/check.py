@@ -212,9 +212,13 @@ class _Check:
     def _look_at_slot(self, sync: str, source: str, plugin: str, tables: Sequence[SourceTable]) -> None:
         connection, settings = self._connections[source], self._config.syncs[sync]
         only_inserts = publication.insert_only(connection, tables, plugin)
-        self.findings += Keys(self._config, sync, source, plugin, only_inserts).judge(connection, tables)
+        table_keys = Keys(self._config, sync, source, plugin, only_inserts)
+        self.findings += table_keys.judge(connection, tables)
         published = publication.published(connection, slot_name(sync, source)) if plugin == "pgoutput" else None
         captured = {t.table for t in tables if settings.captures(t.table)}
+        if published:
+            held_back = publication.held_back(connection, slot_name(sync, source), tables)
+            self.findings += table_keys.judge_held_back(held_back & captured)
         unpublished = captured - (published or set()) if plugin == "pgoutput" else set()
         self.findings += check_source_rights(connection, source, tables, unpublished)
         self.findings += self._judge_slot(sync, source, plugin, missing_publication=plugin == "pgoutput" and published is None)

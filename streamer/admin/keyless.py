@@ -108,7 +108,8 @@ class Keys:
             if named:
                 yield from self._judge_named(what, table, named)
             if told := self.lacking(table):
-                yield warning(what, told, "; or ".join(self.ways_out(connection, table)))
+                ways = "; or ".join(self.ways_out(connection, table))
+                yield warning(what, told, f"{ways}; after a change run: streamer setup")
             elif settings.copies_whole(table.table):
                 yield ok(what, f"is copied whole {self.rhythm}")
 
@@ -132,6 +133,23 @@ class Keys:
         """How often tables are copied whole, for people."""
         settings = self.config.syncs[self.sync]
         return f"every {settings.fullcopy_every}" if settings.continuous else "in every run"
+
+    def judge_held_back(self, tables: Collection[TableName]) -> Iterator[Finding]:
+        """Yield what is to be told of tables that got a key since setup, and are published for inserts only still. Pure."""
+        for table in sorted(tables, key=str):
+            yield error(
+                f'table "{table}" on "{self.node}"',
+                "has a replica identity now, but is published for inserts only: its updates and deletes are not replicated",
+                f"streamer setup, and for what was left out so far: streamer copy {self.sync} --table {table}",
+            )
+
+    def announce_caught_up(self, tables: Collection[TableName], say: Say) -> None:
+        """Tell of tables whose updates and deletes are replicated from now on."""
+        for table in sorted(tables, key=str):
+            say(
+                f'warning: {self.node}: updates and deletes of table "{table}" are replicated from now on; if there were any '
+                f"before, the targets lack them: streamer copy {self.sync} --table {table}"
+            )
 
     def announce(self, tables: Sequence[SourceTable], say: Say) -> None:
         """Tell of tables that lack a key."""

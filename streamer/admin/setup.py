@@ -147,13 +147,16 @@ class StreamSetup:
         captured = [table for table in tables if self._settings.captures(table.table)]
         slot = self._plugin != keyless.TRIGGER
         insert_only = publication.insert_only(self._connection, captured, self._plugin) if slot else set()
-        keyless.Keys(self._config, self._sync, self._source, self._plugin, insert_only).announce(tables, self._say)
+        table_keys = keyless.Keys(self._config, self._sync, self._source, self._plugin, insert_only)
+        table_keys.announce(tables, self._say)
         if not slot:
             capture_triggers.prepare(self._config, self._source, self._connection, self._sync, self._say)
             return False
         if self._plugin == "pgoutput":
+            held_back = publication.held_back(self._connection, self._slot, captured)
             for wanted in publication.wanted(self._connection, self._slot, captured):
                 self._say(f"{self._source}: {publication.ensure(self._connection, wanted)}")
+            table_keys.announce_caught_up(held_back, self._say)
         if self._has_slot():
             self._say(f'{self._source}: kept slot "{self._slot}"')
             return True

@@ -97,6 +97,15 @@ def insert_only(connection: Connection, tables: Sequence[SourceTable], plugin: s
     }
 
 
+def held_back(connection: Connection, slot: str, tables: Sequence[SourceTable]) -> set[TableName]:
+    """The tables that got a replica identity after they were published for inserts only: their updates and deletes are left out
+    until setup publishes them anew."""
+    first, second = names(slot)
+    inserts = _members(connection, second) - _members(connection, first)
+    only_inserts = insert_only(connection, tables, "pgoutput")
+    return {t.table for t in tables if t.table not in only_inserts and {t.table, *t.leaves} & inserts}
+
+
 def _with_virtual_columns(connection: Connection) -> set[TableName]:
     if version(connection) < GENERATED_COLUMNS:
         return set()

@@ -81,9 +81,43 @@ def test_a_table_without_a_key_is_announced_everywhere_with_its_ways_out(pair: P
     ]
     (found,) = findings(config, '"public.log" on "a"')
     assert found.startswith("warning: has no usable replica identity: only inserts are replicated; ALTER TABLE")
+    assert found.endswith("; after a change run: streamer setup")
     source.execute('ALTER TABLE "public"."log" REPLICA IDENTITY USING INDEX "log_a_b"')
+    setup(config, None, lambda line: None)
     assert findings(config, '"public.log" on "a"') == []
     assert tables(config, None)[0][0].lacks == ""
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_table_that_got_a_key_after_setup_is_told_until_its_updates_are_replicated(
+    source15: Database, target18: Database, partitioned: bool
+) -> None:
+    if partitioned:
+        source15.execute("CREATE TABLE log (a int NOT NULL, b text NOT NULL, c text) PARTITION BY LIST (a)")
+        source15.execute("CREATE TABLE log_rest PARTITION OF log DEFAULT")
+        source15.execute("INSERT INTO log SELECT i, 'b' || i, 'c' FROM generate_series(1, 5) i")
+    else:
+        make_log(source15)
+    config = config_for(source15, target18.url)
+    setup(config, None, lambda line: None)
+    run_once(config)
+    source15.execute("ALTER TABLE log ADD PRIMARY KEY (a)")
+    source15.execute("UPDATE log SET c = 'left out'")
+    (found,) = (f for f in findings(config, '"public.log" on "a"') if f.startswith("error"))
+    assert found == (
+        "error: has a replica identity now, but is published for inserts only: its updates and deletes are not replicated; "
+        "streamer setup, and for what was left out so far: streamer copy shop --table public.log"
+    )
+    said: list[str] = []
+    setup(config, None, said.append)
+    (line,) = (s for s in said if "from now on" in s)
+    assert line.endswith("if there were any before, the targets lack them: streamer copy shop --table public.log")
+    assert not [f for f in findings(config, '"public.log" on "a"') if f.startswith("error")]
+    source15.execute("UPDATE log SET c = 'replicated' WHERE a = 1")
+    run_once(config)
+    assert target18.query("SELECT a, c FROM log WHERE c <> 'c'") == [(1, "replicated")]
+    setup(config, None, said.append)
+    assert sum("from now on" in s for s in said) == 1
 
 
 # -- a key that the config names -------------------------------------------------------------------------------------------------
