@@ -17,7 +17,7 @@ from streamer.admin.check_connection import Trial, judge_probes, probe_twice, tr
 from streamer.admin.check_left import judge_slots_left
 from streamer.admin.check_progress import judge_progress
 from streamer.admin.check_rest import judge_rest
-from streamer.admin.check_selection import judge_selection, relations, unselected, wanted
+from streamer.admin.check_selection import judge_selection, judge_unselected, relations, unselected, wanted
 from streamer.admin.check_sequences import ColumnName, Counter, judge_counters, read_counters
 from streamer.admin.check_server import OLDEST_MASTER, OLDEST_SOURCE, Needs, Server, judge_server, read_server
 from streamer.admin.check_tables import Capture, check_source_rights, judge_source_table
@@ -113,6 +113,8 @@ class _Check:
             self.findings += judge_probes(node, *probe_twice(connection, other))
         server = self._servers[node] = read_server(connection)
         self.findings += judge_server(node, server, self._needs(node, connection))
+        if syncs := [sync for sync in self._config.syncs.values() if node in sync.sources]:
+            self.findings += judge_unselected(node, wanted(syncs, unselected(connection, syncs)))
         self.findings += check_triggers.judge_left(self._config, node, connection)
         self.findings += judge_slots_left(self._config, node, connection)
 
@@ -171,9 +173,7 @@ class _Check:
         followed = find_sequences(connection, selection(settings)) if settings.sequences else []
         sequences = [sequence.name for sequence in followed]
         if tables or not self._will_be_given_tables(sync, source):
-            syncs = [s for s in self._config.syncs.values() if source in s.sources]
-            left = wanted(syncs, unselected(connection, syncs))
-            self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection), left)
+            self.findings += judge_selection(sync, settings, source, tables, sequences, relations(connection))
         else:
             self.findings.append(ok(f'sync "{sync}"', f'selects no table on "{source}" yet; streamer setup makes them'))
         capture = Capture(source, version(connection), plugin, plugin != TRIGGER and self._try(sync, source, plugin).loses_nan)

@@ -75,15 +75,21 @@ class Trial:
 
 
 def try_slot(node: str, url: str, sync: str, plugin: str) -> Trial:
-    """Make a temporary slot and drop it: that proves the role's rights, the plugin, and that it works at all."""
+    """Make a temporary slot and drop it: that proves the role's rights, the plugin, and that it works at all.
+
+    Before version 10 there are none, and only the plugin is looked for.
+    """
     what, trial = f'node "{node}"', Trial()
     try:
         connect(node, url, application=APPLICATION, replication=True).close()
         with closing(connect(node, url, application=APPLICATION)) as connection:
+            diagnosis = Diagnosis(node, sync, f"streamer_check_{os.getpid()}")
             if version(connection) >= TEMPORARY_SLOTS:
-                _try_temporary(connection, Diagnosis(node, sync, f"streamer_check_{os.getpid()}"), plugin, trial)
+                _try_temporary(connection, diagnosis, plugin, trial)
+            else:
+                _try_loading(connection, diagnosis, plugin, trial)
     except StreamerError as problem:
-        trial.findings.append(error(what, problem.message, problem.hint))
+        trial.findings.append(error(what, problem.message.removeprefix(what).lstrip(": "), problem.hint))
     return trial
 
 
@@ -102,6 +108,18 @@ def _try_temporary(connection: Connection, diagnosis: Diagnosis, plugin: str, tr
                 "find it: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start",
             )
         )
+    except psycopg.Error as problem:
+        raise diagnosis(reason_of(problem)) from problem
+
+
+def _try_loading(connection: Connection, diagnosis: Diagnosis, plugin: str, trial: Trial) -> None:
+    """A slot of an old server is there for good, so only whether the plugin is there is looked at."""
+    what = f'node "{diagnosis.node}"'
+    try:
+        connection.execute(f"LOAD '{plugin}'".encode())
+        trial.findings.append(ok(what, f"has the plugin {plugin}"))
+    except psycopg.errors.InsufficientPrivilege:
+        trial.findings.append(ok(what, f"tells nobody but superusers whether it has the plugin {plugin}; setup will see"))
     except psycopg.Error as problem:
         raise diagnosis(reason_of(problem)) from problem
 

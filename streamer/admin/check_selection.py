@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from streamer.admin.findings import Finding, error, ok, warning
 from streamer.admin.printing import counted
 from streamer.capture.catalog import PARTITIONED, PERSISTENCE, SourceTable
-from streamer.config import OWN_SCHEMA, Sync
+from streamer.config import Sync
 from streamer.model import TableName
 from streamer.patterns import literal
 from streamer.session import Connection, version
@@ -28,7 +28,7 @@ _RELATIONS: Final = (
 _TABLES: Final = """
 SELECT n.nspname, c.relname, {unlogged} FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND {partition} IS NOT TRUE AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
-AND NOT EXISTS (
+AND n.nspname NOT IN ('streamer', 'bucardo') AND NOT EXISTS (
     SELECT 1 FROM pg_catalog.pg_depend d
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
 )
@@ -55,7 +55,7 @@ def unselected(connection: Connection, syncs: Sequence[Sync]) -> dict[TableName,
         partition="c.relispartition" if version(connection) >= PARTITIONED else "false",
     )
     found = {TableName(schema, name): unlogged for schema, name, unlogged in connection.execute(query.encode()).fetchall()}
-    return {t: u for t, u in found.items() if t.schema != OWN_SCHEMA and (u or not any(sync.selects(t) for sync in syncs))}
+    return {t: u for t, u in found.items() if u or not any(sync.selects(t) for sync in syncs)}
 
 
 def wanted(syncs: Sequence[Sync], names: Iterable[TableName]) -> list[TableName]:
@@ -70,12 +70,8 @@ def judge_selection(
     tables: Sequence[SourceTable],
     sequences: Sequence[TableName],
     relations: Mapping[str, str] | None = None,
-    left: Collection[TableName] = (),
 ) -> Iterator[Finding]:
-    """Yield patterns that choose nothing, and how much is chosen. Pure.
-
-    `sequences` are those that the sync keeps in step, `relations` what is there, `left` the tables that no sync selects.
-    """
+    """Yield patterns that choose nothing; `sequences` are those that the sync keeps in step, `relations` what is there. Pure."""
     names = [str(name) for name in (*(t.table for t in tables), *sequences)]
     missed = [pattern for pattern in sync.tables if not any(fnmatch.fnmatchcase(chosen, pattern) for chosen in names)]
     if not tables:
@@ -94,8 +90,13 @@ def judge_selection(
             f'the pattern "{pattern}" chooses no table on "{source}"{f": {why}" if why else ""}',
             f"correct syncs.{name}.tables",
         )
-    others = f"; no sync selects {named(list(left), 'other table')}" if left else ""
-    yield ok(f'sync "{name}"', f'selects {counted(len(tables), "table")} on "{source}"{others}')
+    yield ok(f'sync "{name}"', f'selects {counted(len(tables), "table")} on "{source}"')
+
+
+def judge_unselected(node: str, left: Sequence[TableName]) -> Iterator[Finding]:
+    """Yield that a source has tables that stay where they are. Pure."""
+    if left:
+        yield ok(f'node "{node}"', f"no sync selects {named(left, 'other table')}")
 
 
 def named(names: Sequence[TableName], noun: str) -> str:

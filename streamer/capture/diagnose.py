@@ -80,7 +80,8 @@ def _refused(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
 def _not_installed(at: Diagnosis, text: str, match: re.Match[str]) -> StreamerError:
     return SourceError(
         f'node "{at.node}" has no plugin {match[1]}',
-        f'install it on that server (Debian: postgresql-VERSION-wal2json), or set nodes.{at.node}.capture = "pgoutput"',
+        f"install it on that server (Debian: postgresql-VERSION-wal2json), or set nodes.{at.node}.capture = "
+        '"pgoutput" (from version 10 on), or "trigger"',
     )
 
 

@@ -43,4 +43,4 @@ def test_check_tells_the_tables_that_no_sync_selects(pair: Pair) -> None:
     old, new = pair
     old.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE v (id int PRIMARY KEY)")
     config = make_config({"a": old.url, "b": new.url}, tables=["t"], exclude=["v"])
-    assert 'selects 1 table on "a"; no sync selects 1 other table: "public.u"' in [f.reason for f in check(config)]
+    assert 'node "a": no sync selects 1 other table: "public.u"' in [f"{f.object}: {f.reason}" for f in check(config)]
