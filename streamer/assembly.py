@@ -90,8 +90,15 @@ def make_source(config: Config, sync: str, node: str, routes: Sequence[Route]) -
         lambda table: not config.refuses_fullcopy(sync, table),
         settings.key_for,
         settings.multi_master,
+        _echoing(config, node),
     )
     return ChosenSource(node, config.nodes[node], sync, slot_name(sync, node), interest)
+
+
+def _echoing(config: Config, node: str) -> int:
+    """How many nodes there are whose writing of progress others read, if this node's streams make one of them write."""
+    sources = {source for sync in config.syncs.values() for source in sync.sources}
+    return 0 if sources.isdisjoint(target for sync in config.syncs for target in config.targets(sync, node)) else len(sources)
 
 
 def make_sink(config: Config, edge: EdgeName, masters: MultiMaster | None = None) -> Sink:

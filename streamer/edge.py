@@ -27,7 +27,7 @@ from streamer.errors import ApplyError, InternalError, StreamerError
 from streamer.grouping import groups, idle_group
 from streamer.key_ranges import CopyAnew
 from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, EdgeName, Group, Idle, Origin, Piece, Seen, SlotIdentity, TableName
-from streamer.ports import Place, Progress, Sink, SlotState, Source
+from streamer.ports import IDLE_BYTES, Place, Progress, Sink, SlotState, Source
 from streamer.queue import PieceQueue
 from streamer.report import Counters, EdgeReport, Problem, State
 from streamer.retry import Backoff
@@ -38,8 +38,6 @@ QUEUE_BYTES: Final = 32 << 20
 """How much of the stream may wait for one target; together with the group in hand it bounds memory."""
 GROUP_BYTES: Final = 8 << 20
 """How much one group gathers."""
-IDLE_BYTES: Final = 1 << 20
-"""WAL without anything for this edge that may pass before progress is moved for its own sake."""
 SETTLE_SECONDS: Final = 3.0
 """How long a stopping edge waits for its last group to be durable."""
 LOOK_SECONDS: Final = 0.1
@@ -110,7 +108,7 @@ class Edge:
         self._aboard = threading.Event()
         self._slot: SlotIdentity | None = None
         self._intake = _Intake(LSN(0), NOTHING_SEEN, LSN(0), LSN(0))
-        self._starts, self._batches = Starts({}, LSN(0)), False
+        self._starts, self._batches, self._idle_bytes = Starts({}, LSN(0)), False, IDLE_BYTES
 
     # -- the reader's side -------------------------------------------------------------------------------------------------------
 
@@ -195,14 +193,14 @@ class Edge:
             intake.next, intake.seen = item.position, item.seen
         last = max(intake.idle, self._position or LSN(0))
         wanted = item.urgent or self._starts.settle_between(last, item.position)
-        if item.position - last < (1 if wanted else IDLE_BYTES):
+        if item.position - last < (1 if wanted else self._idle_bytes):
             return None
         intake.idle = item.position
         return item
 
     def verify(self, state: SlotState) -> None:
         """Make sure that the session that has just been opened gives all that this edge lacks. Raises SlotError."""
-        self._batches = state.batches
+        self._batches, self._idle_bytes = state.batches, state.idle_bytes
         if self._slot is not None and self._aboard.is_set() and not verify(self.name, self._slot, self._intake.next, state):
             self.let_go()  # it comes back when the new timeline is recorded
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from streamer.errors import StreamerError
 from streamer.model import (
@@ -30,6 +30,9 @@ from streamer.model import (
 )
 from streamer.post_data import Builder
 
+IDLE_BYTES: Final = 1 << 20
+"""WAL without anything for an edge that may pass before it notes its position for its own sake: that is a write on the target."""
+
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
@@ -44,6 +47,7 @@ class SlotState:
     exact: bool = True
     #: whether the positions are numbers of batches, not of WAL
     batches: bool = False
+    idle_bytes: int = IDLE_BYTES
     #: where the source has left the timelines before its own, as far as it knows
     switches: Mapping[int, LSN] = field(default_factory=dict)
 

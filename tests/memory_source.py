@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from streamer.copytext import format_rows
 from streamer.model import LSN, Change, Idle, KeyRange, Origin, Piece, Seen, SlotIdentity, TableName, Transaction
-from streamer.ports import CopyTable, Held, Place, RowVersion, SlotState
+from streamer.ports import IDLE_BYTES, CopyTable, Held, Place, RowVersion, SlotState
 
 SLOT = SlotIdentity("7000", "shop", "streamer_shop_a")
 START = LSN(1000)
@@ -34,6 +34,8 @@ class MemorySource:
         self.holds: dict[str, Held] = {}
         #: whether idle positions are told without urgency; each is told once in any case
         self.quiet = False
+        #: how much may pass before one of those is noted
+        self.idle_bytes = IDLE_BYTES
         #: the idle position that was told last
         self.told = START
         #: the next reads raise these
@@ -57,7 +59,7 @@ class MemorySource:
             return self.end
 
     def state(self) -> SlotState:
-        return SlotState(self.slot, self.confirmed, self.end)
+        return SlotState(self.slot, self.confirmed, self.end, idle_bytes=self.idle_bytes)
 
     def tables(self) -> Sequence[CopyTable]:
         return self._tables

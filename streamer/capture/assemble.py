@@ -112,6 +112,8 @@ class Interest:
     keys: Callable[[TableName], Sequence[str]] = lambda table: ()
     #: whether each transaction must come by itself, with its own commit time, because several nodes write
     by_transaction: bool = False
+    #: how many nodes there are whose writing of progress the others read
+    echoing: int = 0
 
 
 EVERYTHING: Final = Interest()

@@ -24,14 +24,14 @@ from streamer.capture.key_ranges import copied_table
 from streamer.capture.named_keys import Decoder, NamedKeys
 from streamer.capture.pgoutput import PgoutputDecoder
 from streamer.capture.replication import ReplicationStream, timeline_switches
-from streamer.capture.slot_reader import SlotReader
+from streamer.capture.slot_reader import HELD_BYTES, SlotReader
 from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
 from streamer.errors import SlotError, SourceError, TakenError, lost_identity, no_longer_carried
 from streamer.model import LSN, SlotIdentity, TableName
 from streamer.node_config import Node, choose_capture
-from streamer.ports import CopyTable, Place, SlotState
+from streamer.ports import IDLE_BYTES, CopyTable, Place, SlotState
 from streamer.session import Connection, connect, reported, version
 
 CONFIRM_SECONDS: Final = 2.0
@@ -93,6 +93,7 @@ class SlotSource:
                 LSN.parse(row[2]),
                 _current_position(connection),
                 exact=version(connection) >= CONFIRMED,
+                idle_bytes=_idle_bytes(connection, self._interest.echoing),
                 switches=timeline_switches(replication, identity.timeline),
             )
 
@@ -155,7 +156,8 @@ class SlotSource:
             stream, decoder, envelope = self._open(connection, places[0].position)
             try:
                 assembler = Assembler(self._node, envelope, self._interest, [(p.position, p.seen) for p in places])
-                yield SlotReader(stream, decoder, assembler, partial(self._look, connection))
+                held_bytes = max(HELD_BYTES, _idle_bytes(connection, self._interest.echoing))
+                yield SlotReader(stream, decoder, assembler, partial(self._look, connection), held_bytes)
             finally:
                 stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
 
@@ -271,6 +273,16 @@ def _current_position(connection: Connection) -> LSN:
     function = "pg_current_wal_flush_lsn" if version(connection) >= 100000 else "pg_current_xlog_location"
     row = connection.execute(f"SELECT {function}()::text").fetchone()
     return LSN.parse(row[0] if row else "0/0")
+
+
+def _idle_bytes(connection: Connection, echoing: int) -> int:
+    """How much WAL may pass before progress is noted for its own sake. With archive_timeout the least write fills a file of WAL:
+    where so many nodes note such steps on each other, each must be worth more than the files it fills, else they never rest."""
+    query = """\
+    SELECT CASE unit WHEN 'B' THEN 1 ELSE 8192 END * setting::bigint FROM pg_settings
+    WHERE name = 'wal_segment_size' AND EXISTS (SELECT 1 FROM pg_settings WHERE name = 'archive_timeout' AND setting <> '0')"""
+    row = connection.execute(query).fetchone()
+    return max(IDLE_BYTES, 2 * echoing * row[0]) if row else IDLE_BYTES
 
 
 def _sender_timeout(connection: Connection) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -13,12 +13,15 @@ from streamer.admin.slots import drop, find, print_slots
 from streamer.admin.slots_advance import advance
 from streamer.admin.slots_create import create
 from streamer.admin.slots_peek import peek, print_records
+from streamer.capture.assemble import Interest
+from streamer.capture.slot import SlotSource
 from streamer.config import Config
 from streamer.errors import SourceError, TakenError, UsageError
+from streamer.ports import IDLE_BYTES
 from streamer.report import SlotReport
 from tests.configs import make_config
 from tests.integration.streams import running
-from tests.servers import Database
+from tests.servers import Database, PostgresServer
 from tests.waiting import wait_for
 
 SLOT = "streamer_shop_a"
@@ -293,3 +296,30 @@ def test_an_edge_that_is_written_keeps_its_slot_from_being_advanced(config: Conf
         wait_for(lambda: any("terminating" in p or "closed" in p for p in streams.problems) or not slot(config).active, "no reader")
         with pytest.raises((TakenError, UsageError)):
             advance(config, "a", SLOT, "now", confirm=yes, say=silent)
+
+
+@pytest.fixture
+def archiving(pg15: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that fills up a file of WAL now and then."""
+    pg15.execute("ALTER SYSTEM SET archive_timeout = '1h'")
+    pg15.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: pg15.query("SHOW archive_timeout") == [("1h",)], "the setting to be taken")
+    yield pg15
+    pg15.execute("ALTER SYSTEM RESET archive_timeout")
+    pg15.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.usefixtures("archiving")
+def test_where_each_write_fills_a_file_of_wal_nodes_that_read_each_other_note_larger_steps(
+    source15: Database, target18: Database
+) -> None:
+    """Else one's note would make the other note something, for ever."""
+    source15.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": source15.url, "b": target18.url})
+    setup(config, None, lambda line: None)
+    alone, among = (
+        SlotSource("a", config.nodes["a"], "shop", "streamer_shop_a", Interest(config.syncs["shop"].selects, echoing=nodes))
+        for nodes in (0, 3)
+    )
+    assert alone.state().idle_bytes == IDLE_BYTES
+    assert among.state().idle_bytes == 6 * (16 << 20)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import cast
@@ -13,7 +13,7 @@ from streamer.capture.assemble import Assembler, Begin, Commit, Message
 from streamer.capture.named_keys import Decoder
 from streamer.capture.replication import Keepalive, ReplicationStream
 from streamer.capture.slot_reader import HELD_BYTES, LOOK_SECONDS, LOOKS_AMID, PACE_AT_MOST, PACE_SECONDS, SlotReader
-from streamer.model import LSN, Idle, Kind
+from streamer.model import LSN, Idle, Kind, Piece
 from tests.changes import relation, table
 
 ROWS = relation(table("t"))
@@ -122,22 +122,50 @@ class Quiet:
         pass
 
     def confirm(self, position: LSN) -> None:
-        pass
+        self.confirmed = position
 
 
 @pytest.mark.parametrize(("kept_from", "noted"), [(LSN(1), True), (LSN(HELD_BYTES), False), (None, False)])
 def test_a_source_that_has_become_quiet_does_not_keep_much_wal_until_somebody_writes_again(
     monkeypatch: pytest.MonkeyPatch, kept_from: LSN | None, noted: bool
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=None, monotonic=lambda: now))
     position = LSN(HELD_BYTES + 1)
-    reader = SlotReader(cast("ReplicationStream", Quiet(position)), cast("Decoder", Plain()), Assembler("a"), lambda: kept_from)
-    assert reader.read(0) == [Idle(position, urgent=False)]
-    reader.confirm(LSN(0))
-    assert reader.read(0) == []  # it has not looked yet
+    read = quiet_reader(monkeypatch, position, [kept_from] * 2)
     for _ in range(2):
-        now += LOOK_SECONDS
-        reader.confirm(LSN(0))
-        assert reader.read(0) == ([Idle(position, urgent=True)] if noted else [])
-        assert reader.read(0) == []  # not again before the next look
+        assert read(LOOK_SECONDS, position) == ([Idle(position, urgent=True)] if noted else [])
+        assert read(0, position) == []  # not again before the next look
+
+
+def test_targets_are_not_made_to_write_for_ever_while_something_else_holds_wal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a mesh each write is WAL somewhere else, which may be held back as well, say by a transaction that is left open."""
+    position = LSN(HELD_BYTES + 2)
+    read = quiet_reader(monkeypatch, position, [LSN(1)] * 720 + [LSN(2)] * 2)
+    assert sum(bool(read(LOOK_SECONDS, position)) for _ in range(720)) < 15  # in an hour
+    assert [bool(read(LOOK_SECONDS, position)) for _ in range(2)] == [True, True]
+
+
+def test_targets_are_not_made_to_write_while_another_one_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    position = LSN(HELD_BYTES + 10)
+    read = quiet_reader(monkeypatch, position, [LSN(1)] * 2)
+    assert read(LOOK_SECONDS, LSN(1)) == []
+    assert read(LOOK_SECONDS, LSN(HELD_BYTES)) == [Idle(position, urgent=True)]
+
+
+def quiet_reader(
+    monkeypatch: pytest.MonkeyPatch, position: LSN, kept_from: Sequence[LSN | None]
+) -> Callable[[float, LSN], list[Piece | Idle]]:
+    """A function that lets time pass, confirms, and reads of a source that has told a position, and then tells nothing. It keeps
+    WAL from one of these positions on at each look."""
+    now = 100.0
+    looks = iter(kept_from)
+    monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=None, monotonic=lambda: now))
+    reader = SlotReader(cast("ReplicationStream", Quiet(position)), cast("Decoder", Plain()), Assembler("a"), lambda: next(looks))
+    assert reader.read(0) == [Idle(position, urgent=False)]
+
+    def read(passed: float, confirmed: LSN) -> list[Piece | Idle]:
+        nonlocal now
+        now += passed
+        reader.confirm(confirmed)
+        return reader.read(0)
+
+    return read

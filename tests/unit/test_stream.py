@@ -173,6 +173,23 @@ def test_a_source_that_restarts_after_an_idle_position_was_confirmed_has_lost_no
     assert running.report().state is State.STREAMING
 
 
+def test_nodes_that_note_steps_on_each_other_come_to_rest_although_each_write_fills_a_file_of_wal(
+    source: MemorySource, start: Start
+) -> None:
+    file = 16 << 20
+    source.quiet, source.idle_bytes = True, 2 * file
+    target = database()
+    start(source, b=target)
+    wait_for_equal(lambda: source.confirmed, source.commit(insert(ITEMS, "1", "x")), "the row to be confirmed")
+    groups = len(target.groups)
+    end = source.end
+    source.end = LSN(end + file)
+    wait_for_equal(lambda: source.told, source.end, "the first file to be told")
+    source.end = LSN(end + 2 * file)
+    wait_for_equal(lambda: source.confirmed, source.end, "the second to be noted")
+    assert [group.idle for group in target.groups[groups:]] == [True]
+
+
 def test_a_new_session_knows_what_the_source_had_seen_where_each_edge_stands(source: MemorySource, start: Start) -> None:
     start(source, b=database(), d=database())
     seen = {"c": datetime.now(UTC)}
