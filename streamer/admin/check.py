@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import psycopg
 
-from streamer.admin import check_multi_master, check_shapes, check_triggers, installation
+from streamer.admin import check_multi_master, check_owners, check_shapes, check_triggers, installation
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
 from streamer.admin.check_left import judge_slots_left
 from streamer.admin.check_progress import judge_progress
@@ -297,6 +297,7 @@ class _Check:
         settings = self._config.syncs[sync]
         counters: dict[str, dict[ColumnName, Counter]] = {}
         clocks: list[check_multi_master.Clock] = []
+        owners: dict[str, dict[TableName, check_owners.Owner]] = {}
         self.findings += check_multi_master.judge_functions(sync, settings)
         for node in (*settings.sources, *settings.targets):
             if node in self._servers and self._may_be_master(node):  # else there is an error already
@@ -305,8 +306,12 @@ class _Check:
                     tables = self._look_at_master_tables(sync, node)
                     if node in settings.sources:
                         counters[node] = read_counters(self._connections[node], tables)
+                        owners[node] = check_owners.read_owners(self._connections[node], settings)
         self.findings += check_multi_master.judge_clocks(sync, settings, clocks)
         self.findings += judge_counters(settings.sources, counters)
+        for node in owners:
+            with self._asking(node):
+                self.findings += check_owners.judge_owners(node, owners, self._connections[node])
 
     def _may_be_master(self, node: str) -> bool:
         return self._servers[node].version >= OLDEST_MASTER or self._capture(node, self._connections[node]) == TRIGGER

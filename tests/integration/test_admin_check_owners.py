@@ -1,0 +1,42 @@
+"""`streamer check`, several sources: tables that `setup` has made, and that the application may not write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from streamer.admin.check import check
+from streamer.admin.findings import Finding
+from streamer.admin.setup import setup
+from streamer.config import Config
+from tests.configs import make_config
+from tests.conftest import Pair
+
+
+@pytest.fixture
+def shopkeepers(pair: Pair) -> Iterator[Pair]:
+    """Two databases whose servers have a role of the application."""
+    role = "shopkeeper"
+    for database in pair:
+        database.execute(f"CREATE ROLE {role}; GRANT {role} TO CURRENT_USER")
+    yield pair
+    for database in pair:
+        database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def owned(config: Config) -> list[Finding]:
+    return [finding for finding in check(config) if "owns" in finding.reason]
+
+
+def test_tables_that_setup_has_made_are_told_if_their_owner_elsewhere_may_not_write_them(shopkeepers: Pair) -> None:
+    a, b = shopkeepers
+    a.execute("CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO shopkeeper; CREATE TABLE u (id int PRIMARY KEY)")
+    config = make_config({"a": a.url, "b": b.url}, sources=["a", "b"], targets=[])
+    setup(config, None, lambda line: None)
+    (found,) = owned(config)
+    assert (found.severity, found.object) == ("warning", 'node "b"')
+    assert found.reason.startswith('role shopkeeper, who owns 1 table on "a", may not write them here: they belong to ')
+    assert found.remedy == 'ALTER TABLE "public"."t" OWNER TO "shopkeeper"'
+    b.execute(found.remedy)
+    assert owned(config) == []
