@@ -7,6 +7,7 @@ publication or table made after the slot does not exist for changes that the slo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -33,6 +34,11 @@ _MEMBER: Final = (
     "WHERE NOT EXISTS (SELECT 1 FROM streamer.member WHERE sync = %(sync)s AND target = %(node)s)"
 )
 
+_JOINED: Final = re.compile(r"changed publication .*added |made capture triggers of ")
+"""What is said of a table that is new to a stream; with wal2json nothing is."""
+_STANDING: Final = re.compile(r"kept (slot|delta reader) ")
+"""What is said of a stream that may be running, with the tables that it found when it was begun."""
+
 PATIENCE_SECONDS: Final = 60
 """How long a new slot may wait for transactions that were open when it was asked for."""
 
@@ -54,6 +60,21 @@ def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) ->
     """Set up one sync; `new` are the nodes on which nothing of ours was there before."""
     _require_tables(config, sync)
     refuse_same(config, sync)
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        say(line)
+
+    _make(config, sync, new, tell, fix=fix)
+    if any(map(_JOINED.search, told)) and any(map(_STANDING.search, told)):
+        say(
+            f'sync "{sync}" has more tables now; streamer run takes them up when it is started again, or by: '
+            f"streamer pause {sync}; streamer resume {sync}"
+        )
+
+
+def _make(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) -> None:
     settings = config.syncs[sync]
     servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
     new |= {node for node in servers if install(config, node, say)}
