@@ -254,15 +254,20 @@ class _Check:
 
     def _judge_slot(self, sync: str, source: str, plugin: str, *, missing_publication: bool) -> Iterator[Finding]:
         connection, slot = self._connections[source], slot_name(sync, source)
-        what, recopy = f'slot "{slot}" on "{source}"', Diagnosis(source, sync, slot).recopy
+        what, diagnosis = f'slot "{slot}" on "{source}"', Diagnosis(source, sync, slot)
+        recopy = diagnosis.recopy
         status = "wal_status" if version(connection) >= WAL_STATUS else "NULL"
         query = f"SELECT plugin, database, current_database(), {status} FROM pg_replication_slots WHERE slot_name = %s"
         row: Any = connection.execute(query.encode(), [slot]).fetchone()
         if row is None:
             yield ok(what, "does not exist; streamer setup makes it")
             return
-        if row[0] != plugin or row[1] != row[2]:
-            yield error(what, f'uses the plugin {row[0]} in database "{row[1]}", the config says {plugin} in "{row[2]}"', recopy)
+        if row[1] != row[2]:
+            told = diagnosis.of_another_database(row[1])
+            yield error(what, told.message.removeprefix(f"{what} "), told.hint)
+            return
+        if row[0] != plugin:
+            yield error(what, f"uses the plugin {row[0]}, the config says {plugin}", recopy)
         if row[3] == "lost":
             yield error(what, "has lost WAL that was not yet read", recopy)
         elif row[3] == "unreserved":

@@ -193,7 +193,7 @@ class StreamSetup:
         plugin, database, ours, status = row
         where = f'slot "{self._slot}" on "{self._source}"'
         if database != ours:
-            raise SlotError(f'{where} belongs to database "{database}"', "rename the sync or the node, or drop that slot")
+            raise self._diagnosis.of_another_database(database)
         if plugin != self._plugin:
             raise SlotError(f"{where} uses the plugin {plugin}, the config says {self._plugin}", self._diagnosis.recopy)
         if status == "lost":

@@ -54,6 +54,14 @@ class Diagnosis:
             f"streamer verify {self.sync} --repair (PostgreSQL 11 and later)"
         )
 
+    def of_another_database(self, database: str) -> SlotError:
+        """A slot's name is one for the whole cluster; starting over would not help."""
+        return SlotError(
+            f'slot "{self.slot}" on "{self.node}" belongs to database "{database}"',
+            "rename the sync or the node; or, if nobody needs that slot, there: streamer teardown, "
+            f"or SELECT pg_drop_replication_slot('{self.slot}'), and then: streamer setup",
+        )
+
     def missing_slot(self) -> SlotError:
         """The slot was there once: what was committed since cannot be read."""
         return SlotError(

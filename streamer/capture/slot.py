@@ -84,9 +84,10 @@ class SlotSource:
                 raise self._diagnosis.missing_slot()
             for slot in abandoned_slots(connection):
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+            if row[1] != database:
+                raise self._diagnosis.of_another_database(row[1])
             plugin = self._plugin(connection)
             self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
-            self._require(row[1] == database, f'belongs to the database "{row[1]}"')
             identity = SlotIdentity(f"{identifier}/{timeline}", database, self._slot)
             return SlotState(
                 identity,

@@ -8,6 +8,8 @@ import psycopg
 import pytest
 
 from streamer.admin import setup as verb
+from streamer.admin.check import check
+from streamer.admin.findings import Severity
 from streamer.admin.setup import setup
 from streamer.capture.assemble import Interest
 from streamer.capture.slot import SlotSource
@@ -201,8 +203,12 @@ def test_a_slot_of_another_database_is_not_taken(databases: Databases, pg15: Pos
     for database in (one, other):
         database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     run_setup(make_config({"a": one.url, "b": target18.url}))
-    with pytest.raises(SlotError, match='belongs to database "one"'):
-        run_setup(make_config({"a": other.url, "b": target18.url}))
+    config = make_config({"a": other.url, "b": target18.url})
+    with pytest.raises(SlotError, match='belongs to database "one"') as refused:
+        run_setup(config)
+    # starting over, which cures most of what a slot may have, would do nothing: check tells what does, and nothing else
+    (found,) = (f for f in check(config) if f.object == 'slot "streamer_shop_a" on "a"' and f.severity is Severity.ERROR)
+    assert (f"{found.object} {found.reason}", found.remedy) == (refused.value.message, refused.value.hint)
 
 
 @pytest.mark.parametrize(
