@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from streamer.admin.findings import Finding, error, ok, warning
@@ -90,7 +90,18 @@ def judge_selection(
             f'the pattern "{pattern}" chooses no table on "{source}"{f": {why}" if why else ""}',
             f"correct syncs.{name}.tables",
         )
+    yield from _judge_settings(name, sync, source, {str(t.table) for t in tables}, relations or {})
     yield ok(f'sync "{name}"', f'selects {counted(len(tables), "table")} on "{source}"')
+
+
+def _judge_settings(name: str, sync: Sync, source: str, there: Collection[str], relations: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the tables that have settings, and are not there: what a misspelt one says would hold for nothing, in silence."""
+    keys = {f'syncs.{name}.table."{table}"': table for table in sync.table}
+    keys |= {f'syncs.{name}.target.{n}.table."{table}"': table for n, settings in sync.target.items() for table in settings.table}
+    for key, table in keys.items():
+        if table not in there:
+            why = _near(table, relations)
+            yield warning(f'sync "{name}"', f'{key} holds for no table on "{source}"{f": {why}" if why else ""}', f"correct {key}")
 
 
 def judge_unselected(node: str, left: Sequence[TableName]) -> Iterator[Finding]:
@@ -107,8 +118,11 @@ def named(names: Sequence[TableName], noun: str) -> str:
 
 def _why(pattern: str, relations: Mapping[str, str]) -> str:
     """Why a pattern that is a name chooses no table; empty if nothing is known."""
-    if (wanted := literal(pattern)) is None:
-        return ""
+    return "" if (wanted := literal(pattern)) is None else _near(wanted, relations)
+
+
+def _near(wanted: str, relations: Mapping[str, str]) -> str:
+    """What there is of that name, or nearly."""
     if wanted in relations:
         return _NO_TABLES.get(relations[wanted], _NOT_SELECTED)
     there = [name for name, kind in relations.items() if kind not in _NO_TABLES]

@@ -52,3 +52,20 @@ def test_a_pattern_that_chooses_a_sequence_chooses_something() -> None:
     sync = Sync(sources=("a",), targets=("b",), tables=("t", "numbers"), sequences=True)
     lines = told(judge_selection("shop", sync, "a", [table()], [TableName("public", "numbers")]))
     assert lines == []
+
+
+def test_settings_of_a_misspelt_table_are_told() -> None:
+    sync = Sync.model_validate(
+        {
+            "sources": ["a", "b"],
+            "targets": ["c"],
+            "tables": ["*.*"],
+            "table": {"public.t": {"delta": ["n"]}, "acounts": {"delta": ["n"]}, "sales.other": {"delta": ["n"]}},
+        }
+    )
+    lines = told(judge_selection("shop", sync, "a", [table()], [], {"public.t": "r", "public.accounts": "r"}))
+    assert lines == [
+        'warning: sync "shop": syncs.shop.table."public.acounts" holds for no table on "a": there is "public.accounts"; '
+        'correct syncs.shop.table."public.acounts"',
+        'warning: sync "shop": syncs.shop.table."sales.other" holds for no table on "a"; correct syncs.shop.table."sales.other"',
+    ]
