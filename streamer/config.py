@@ -390,6 +390,6 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model = models[str(location[0])] if len(location) > 1 else Config
     if location[2:3] == ("table",) and len(location) == 5:
         model = TableSettings
-    if location[2:3] == ("target",):
+    if location[2:3] == ("target",) and len(location) > 3:
         model = ShapeSettings if len(location) == 7 else TargetSettings
     return [f.alias or name for name, f in model.model_fields.items()]

@@ -28,8 +28,8 @@ def first_problem(error: ValidationError, known_keys: Callable[[tuple[int | str,
     `known_keys` gives what could stand beside a key that is unknown, by its place.
     """
     problems = error.errors(include_url=False, include_input=False)
-    # a mistyped key may be missing as well
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    # a mistyped key may be missing as well: target for targets, table for tables
+    problem = next((p for p in problems if p["type"] in ("extra_forbidden", "dict_type")), problems[0])
     cause = problem.get("ctx", {}).get("error")
     location = (*problem["loc"], *(cause.key if isinstance(cause, KeyProblem) else ()))
     parts = [part for part in location if isinstance(part, str) and part != "[key]"]
@@ -38,6 +38,8 @@ def first_problem(error: ValidationError, known_keys: Callable[[tuple[int | str,
         return f'unknown key "{key}"{nearest(str(problem["loc"][-1]), known_keys(problem["loc"]))}'
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     message = _RULES.get(problem["type"], message).replace("{key}", key)
+    if problem["type"] == "dict_type" and (plural := f"{problem['loc'][-1]}s") in known_keys(problem["loc"]):
+        message += f', unless you mean "{plural}"'
     return f"{key}: {message}" if key else message
 
 

@@ -155,6 +155,14 @@ PROBLEMS = {
     "no syncs in syncs": (NODES + "[syncs]", "syncs: is empty; name at least one"),
     # types
     "nodes that are no table": ("nodes = 3\n" + SYNC, "nodes: must hold tables, like [nodes.NAME]"),
+    "target for targets": (
+        NODES + SYNC.replace("targets =", "target ="),
+        'syncs.shop.target: must hold tables, like [syncs.shop.target.NAME], unless you mean "targets"',
+    ),
+    "table for tables": (
+        NODES + SYNC.replace("tables =", "table ="),
+        'syncs.shop.table: must hold tables, like [syncs.shop.table.NAME], unless you mean "tables"',
+    ),
     "node that is no table": ('nodes.a = "postgresql://u:secret@h/x"\n' + SYNC, "nodes.a: must be a table, [nodes.a]"),
     "http that is no table": ("http = 9851\n" + NODES + SYNC, "http: must be a table, [http]"),
     "url that is no text": (NODES.replace('"postgres://db2/shop"', "5432") + SYNC, "nodes.b.url: must be a valid string"),

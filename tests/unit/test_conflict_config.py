@@ -197,7 +197,10 @@ PROBLEMS = {
         MESH + "[syncs.shop.table.public.users]\ndelta = []",
         'syncs.shop.table: a name with a dot needs quotes: write table."public.users" for table.public.users',
     ),
-    "tables that are no table": (MESH + "table = 3", "syncs.shop.table: must hold tables, like [syncs.shop.table.NAME]"),
+    "tables that are no table": (
+        MESH + "table = 3",
+        'syncs.shop.table: must hold tables, like [syncs.shop.table.NAME], unless you mean "tables"',
+    ),
     "table that is no table": (
         MESH + 'table."public.x" = 3',
         'syncs.shop.table."public.x": must be a table, [syncs.shop.table."public.x"]',
