@@ -49,7 +49,7 @@ def check(config: Config) -> list[Finding]:
     with ExitStack() as resources:
         work = _Check(config, resources)
         work.run()
-    return work.findings
+    return list(dict.fromkeys(work.findings))  # several edges may find the same
 
 
 class _Check:

@@ -11,7 +11,7 @@ from streamer.admin.findings import Finding
 from streamer.admin.setup import setup
 from streamer.config import Config
 from tests.configs import make_config
-from tests.conftest import Pair
+from tests.conftest import Databases, Pair
 
 
 @pytest.fixture
@@ -40,3 +40,13 @@ def test_tables_that_setup_has_made_are_told_if_their_owner_elsewhere_may_not_wr
     assert found.remedy == 'ALTER TABLE "public"."t" OWNER TO "shopkeeper"'
     b.execute(found.remedy)
     assert owned(config) == []
+
+
+def test_what_several_edges_find_alike_is_told_once(pair: Pair, databases: Databases) -> None:
+    a, b = pair
+    joining = databases.create(a.server, "joining")
+    for database in (a, b):
+        database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": a.url, "b": b.url, "c": joining.url}, sources=["a", "b", "c"], targets=[])
+    found = [finding for finding in check(config) if 'table "public.t" on "c"' in finding.object]
+    assert [finding.reason for finding in found] == ["does not exist"]
