@@ -32,6 +32,8 @@ from streamer.sinks.postgres_care import quarantine_table
 from streamer.wal_guard import Guard, size
 
 NOT_RUNNING: Final = "not running"
+RELOAD: Final = "systemctl reload streamer, or pkill -HUP -f 'bin/[s]treamer run'"
+"""pidof knows no scripts; and a shell whose own command line holds this does not match it."""
 
 
 class Severity(enum.IntEnum):
@@ -188,7 +190,7 @@ def _known(line: Line) -> Line:
     if line.state != NOT_RUNNING or line.error is not None:
         return line
     error = f"the daemon that answers does not run the edge to {line.target}"
-    return replace(line, error=error, remedy="if it should, have it read the config again: kill -HUP $(pidof -s streamer)")
+    return replace(line, error=error, remedy=f"if it should, have it read the config again: {RELOAD}")
 
 
 # -- edges -----------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from streamer import config, conflict_config, http_config, node_config, topology
 from streamer.admin.init import TEMPLATE
-from streamer.admin.status import Line, NodeFinding
+from streamer.admin.status import RELOAD, Line, NodeFinding
 from streamer.cli import app
 from streamer.report import DeltaReport
 
@@ -112,3 +114,21 @@ def anchors(page: Path) -> set[str]:
     """The anchors that GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_daemon_is_found_by_the_command_that_reloads_its_config(tmp_path: Path) -> None:
+    (command,) = re.findall(r"pkill -HUP .*'", section(text("docs/operating.md"), "## Changing the config"))
+    assert command in RELOAD
+    script = tmp_path / "bin/streamer"  # as pip makes it
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nprint(flush=True)\ninput()\n")
+    script.chmod(0o755)
+    with subprocess.Popen([script, "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdout is not None
+        daemon.stdout.readline()
+        # no signal: there may be other daemons on this machine
+        asked = subprocess.run(["sh", "-c", f"echo $$; {command.replace('pkill -HUP', 'pgrep')}"], capture_output=True, text=True)
+        shell, *found = asked.stdout.split()
+        daemon.communicate()
+    assert str(daemon.pid) in found
+    assert shell not in found
