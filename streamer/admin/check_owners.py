@@ -1,4 +1,4 @@
-"""`streamer check`, syncs with several sources: may the application write on each of them.
+"""`streamer check`, syncs with several sources, and `streamer cutover`: may the application write on each of the nodes.
 
 Tables that `setup` makes belong to the role of the url, and rights do not travel: an application that owns them elsewhere is
 refused, and nobody notices before it is sent there.

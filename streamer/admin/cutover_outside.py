@@ -1,8 +1,8 @@
 """What `cutover` leaves on the old node, because no sync of the config brings it: told before, as nobody would notice afterwards.
 
 Tables in a schema that was forgotten, unlogged tables, sequences of their own, large objects; and materialized views that are empty
-on the new node. What `exclude` names, and what an extension has made, is left behind on purpose. All of it is a warning: an
-application may do without.
+on the new node, and roles that are not there, or may not write what is theirs on the old one. What `exclude` names, and what an
+extension has made, is left behind on purpose. All of it is a warning: an application may do without.
 
 https://www.postgresql.org/docs/current/catalog-pg-class.html
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from streamer.admin.check_owners import judge_owners, read_owners
 from streamer.admin.check_selection import NAMED, named, unselected, wanted
 from streamer.admin.cutover_route import Route
 from streamer.admin.findings import Finding, warning
@@ -46,9 +47,13 @@ def outside(config: Config, route: Route, *, numbered: bool) -> Iterator[Finding
             yield warning(what, f"no sync moves {named(numbers, 'sequence')}", f"add to syncs.{sync}.tables, or set by hand")
         if version(connection) >= LARGE_OBJECTS and _has_large_objects(connection):
             yield warning(what, "has large objects, which are not replicated", "dump and restore them: docs/migration.md")
+        owners = {route.old: read_owners(connection, config.syncs[sync])}
     if config.nodes[route.new].kind == "postgresql":
         with session(config, route.new) as connection:
             yield from _empty_views(connection, route.new)
+            owners[route.new] = read_owners(connection, config.syncs[sync])
+            yield from judge_owners(route.new, owners, connection)
+            yield from _missing_roles(connection, route, {owner.role for owner in owners[route.old].values() if not owner.ours})
 
 
 def _sequences(connection: Connection, sync: Sync, left: Collection[TableName]) -> Iterator[TableName]:
@@ -57,6 +62,13 @@ def _sequences(connection: Connection, sync: Sync, left: Collection[TableName]) 
     known = {f.name for taken in (selection(sync), of_tables) for f in find_sequences(connection, taken)}
     everything = Selection(lambda _: True, lambda _: False)
     yield from (found.name for found in find_sequences(connection, everything) if found.name not in known)
+
+
+def _missing_roles(connection: Connection, route: Route, roles: Collection[str]) -> Iterator[Finding]:
+    there = {name for (name,) in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
+    for role in sorted(set(roles) - there):
+        remedy = "make it, with its rights: pg_dumpall --roles-only, docs/migration.md"
+        yield warning(f'"{route.new}"', f'has no role {role}, who owns tables on "{route.old}"', remedy)
 
 
 def _has_large_objects(connection: Connection) -> bool:

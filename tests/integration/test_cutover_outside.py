@@ -44,3 +44,19 @@ def test_check_tells_the_tables_that_no_sync_selects(pair: Pair) -> None:
     old.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE v (id int PRIMARY KEY)")
     config = make_config({"a": old.url, "b": new.url}, tables=["t"], exclude=["v"])
     assert 'node "a": no sync selects 1 other table: "public.u"' in [f"{f.object}: {f.reason}" for f in check(config)]
+
+
+def test_an_application_whose_role_may_not_write_on_the_new_node_is_told_before_it_moves(pair: Pair) -> None:
+    old, new = pair
+    old.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE clerk; ALTER TABLE t OWNER TO clerk")
+    new.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    try:
+        assert left(old, new, ["public.*"], []) == ['warning: "b": has no role clerk, who owns tables on "a"']
+        new.execute("CREATE ROLE clerk")
+        (told,) = left(old, new, ["public.*"], [])
+        assert told.startswith('warning: node "b": role clerk, who owns 1 table on "a", may not write them here: ')
+        new.execute("ALTER TABLE t OWNER TO clerk")
+        assert left(old, new, ["public.*"], []) == []
+    finally:
+        for database in pair:
+            database.execute("DROP TABLE t; DROP ROLE IF EXISTS clerk")
