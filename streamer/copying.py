@@ -23,7 +23,7 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from streamer.copy_jobs import RANGE_ROWS, CopyJobs
-from streamer.errors import SlotError, no_longer_captured, no_longer_carried, start_over
+from streamer.errors import SlotError, forgotten_rows, no_longer_captured, no_longer_carried, start_over
 from streamer.full_copies import FullCopies
 from streamer.joining import Joining, Settled, settled
 from streamer.key_ranges import CopyAnew
@@ -54,6 +54,7 @@ def prepare(edge: EdgeName, source: Source, sink: Sink, copy: InitialCopy, stopp
         if progress is None:  # nothing has been replicated yet, so nothing is lost
             raise SlotError(error.message, "run: streamer setup") from None
         raise
+    copy.forgotten = copy.began and progress is None
     if progress is None:
         sink.begin(state.identity, state.confirmed)
         progress = Progress(state.identity, state.confirmed, {})
@@ -61,6 +62,7 @@ def prepare(edge: EdgeName, source: Source, sink: Sink, copy: InitialCopy, stopp
         sink.follow(state.identity)
         progress = dataclasses.replace(progress, slot=state.identity)
     copy.run(source, sink, progress, stopped)
+    copy.began = True
     return progress
 
 
@@ -158,6 +160,8 @@ class InitialCopy:
         self._ignored: set[TableName] = set()
         #: tables that were empty when we first looked: what comes in meanwhile does not make them ones to keep
         self._chosen: set[TableName] = set()
+        #: the target had progress before, and has none any more: somebody starts over
+        self.began = self.forgotten = False
         #: what the copy waits for, if it does
         self.obstacle: str | None = None
         self._complained = ""
@@ -270,7 +274,10 @@ class InitialCopy:
         """Keep or copy each table that is new to the edge; return what is in the way of that, if something is."""
         new = self._new(source, sink, progress)
         wanted = [t for t in new if t.table in self._chosen or self._wants(t, sink, progress)]
-        self._keep([t for t in new if t not in wanted], sink, progress)
+        kept = [t for t in new if t not in wanted]
+        if self.forgotten and (rows := [t.table for t in kept if not sink.is_empty(t.table)]):
+            raise forgotten_rows(rows[0], self._edge, self._edge.target)
+        self._keep(kept, sink, progress)
         if not wanted:
             return None
         if held := self._held():

@@ -115,6 +115,15 @@ def start_over(sync: str) -> str:
     )
 
 
+def forgotten_rows(table: object, edge: object, target: str) -> SlotError:
+    """Return the error for rows whose progress was removed while we ran: to start over, which need not mean to keep them."""
+    return SlotError(
+        f'edge {edge}: the progress on "{target}" is gone, and table "{table}" has rows there: whether they lack '
+        "something is not known any more",
+        'start streamer run anew: with copy = "always", which replaces them, or as it is, if they lack nothing',
+    )
+
+
 def no_longer_carried(table: object, slot: str) -> SourceError:
     """Return the error for a table that the stream carried once, and that its publication lacks now."""
     return SourceError(

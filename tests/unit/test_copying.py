@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from streamer.copying import InitialCopy, Policy, prepare
-from streamer.errors import ConnectError, SchemaError, SourceError, StreamerError, TargetError
+from streamer.errors import ConnectError, SchemaError, SlotError, SourceError, StreamerError, TargetError
 from streamer.model import LSN, EdgeName, KeyRange, SlotIdentity, TableName
 from streamer.ports import CopyTable, Held, Progress
 from streamer.workers import BrokenOff
@@ -53,6 +53,30 @@ def test_the_policy_says_what_becomes_of_rows_that_are_there(policy: Policy, exp
     progress = join(source, target, policy)
     assert ids(target, FIRST.table) == expected
     assert progress.copied == {FIRST.table: source.end if policy == "always" else START}
+
+
+def test_whoever_starts_over_while_streamer_runs_does_not_keep_rows_that_lack_something() -> None:
+    """He is told to run with copy = "always" then, which a table that is recorded as kept would not hear any more."""
+    source, target, copy = MemorySource([FIRST]), database(FIRST), InitialCopy(EDGE, "if-empty", 1)
+
+    def again() -> None:
+        with closing(MemorySink(EDGE, target)) as sink:
+            prepare(EDGE, source, sink, copy, lambda: False)
+
+    again()
+    target.tables[FIRST.table].rows.append({"id": "1"})
+    target.progress.clear()
+    with pytest.raises(SlotError, match=r'table "public\.first" has rows there') as caught:
+        again()
+    assert 'start streamer run anew: with copy = "always"' in caught.value.hint
+    source.rows_of[FIRST.table] = [("1",), ("2",)]
+    source.commit()
+    join(source, target, "always")
+    assert ids(target, FIRST.table) == ["1", "2"]
+    target.tables[FIRST.table].rows.clear()
+    target.progress.clear()
+    again()  # what is empty is copied, as the config says
+    assert ids(target, FIRST.table) == ["1", "2"]
 
 
 def test_a_copied_table_is_not_copied_again() -> None:
