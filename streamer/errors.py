@@ -106,12 +106,14 @@ class InternalError(StreamerError):
         super().__init__(message, "please report it together with the log")
 
 
-def start_over(sync: str) -> str:
-    """Return the remedy when changes of a sync are gone for good."""
+def start_over(sync: str, node: str = "") -> str:
+    """Return the remedy when changes of a sync are gone for good. If they are those of a `node`, no other of several sources can
+    leave: they would have to be passed before."""
+    leaver = f"{node} (what only it has is lost)" if node else "NODE (the one that is to get the rows of the others)"
     return (
         f"to start over with a new copy of the rows: streamer teardown --sync {sync}, streamer setup --sync {sync}, "
-        'then run with copy = "always"; with several sources, instead: streamer teardown --node NODE (the one that is to get the '
-        "rows of the others), empty its tables there, and only after that streamer setup: it replicates a TRUNCATE"
+        f'then run with copy = "always"; with several sources, instead: streamer teardown --node {leaver}, empty its tables '
+        "there, and only after that streamer setup: it replicates a TRUNCATE"
     )
 
 

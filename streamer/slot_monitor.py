@@ -114,7 +114,7 @@ class NodeMonitor:
     def _drop(self, slot: SlotReport) -> None:
         verdict = SlotError(
             f'slot "{slot.slot}" on "{slot.node}" was dropped by the WAL guard (wal_guard = "drop-slot"): {self._guard.finding}',
-            f"changes since {slot.confirmed or 'its last confirmation'} are lost; {start_over(slot.sync)}",
+            f"changes since {slot.confirmed or 'its last confirmation'} are lost; {start_over(slot.sync, slot.source)}",
         )
         self._give_up(slot.sync, slot.source, verdict)
         try:

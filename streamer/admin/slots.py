@@ -109,7 +109,8 @@ def _consequences(slot: SlotReport) -> list[str]:
     held = "" if slot.retained_bytes is None else f", which holds back {size(slot.retained_bytes)} of WAL"
     lines = [f'slot "{slot.slot}" on "{slot.node}" ({slot.plugin}, database "{slot.database}"){held}']
     if slot.sync:
-        lines.append(f'the sync "{slot.sync}" reads it: what its targets do not have yet is lost for them; {start_over(slot.sync)}')
+        way_on = start_over(slot.sync, slot.source)
+        lines.append(f'the sync "{slot.sync}" reads it: what its targets do not have yet is lost for them; {way_on}')
     else:
         lines.append("no stream of this config uses it; whoever does loses what it has not read yet")
     return lines

@@ -44,7 +44,7 @@ class Diagnosis:
     @property
     def recopy(self) -> str:
         """The way on when changes are gone for good."""
-        return start_over(self.sync)
+        return start_over(self.sync, self.node)
 
     @property
     def passing_over(self) -> str:

@@ -65,7 +65,7 @@ class TriggerSource:
         if recorded is None or standing is None:
             raise SlotError(
                 f'there is no stream "{self._stream}" on "{self._node}"',
-                f"changes since its last batch are lost; {start_over(self._sync)}",
+                f"changes since its last batch are lost; {start_over(self._sync, self._node)}",
             )
         (database,) = connection.execute("SELECT current_database()").fetchone() or ("",)
         number = standing.number + self._is_behind(connection, recorded, standing)

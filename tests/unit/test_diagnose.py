@@ -42,3 +42,9 @@ def test_a_source_that_waits_for_its_standby_has_lost_nothing(text: str, code: s
 
 def test_a_warning_of_something_else_is_none_of_a_missing_publication() -> None:
     assert not Diagnosis("a", "shop", "streamer_shop_a")("WARNUNG: irgendetwas fehlt", "W55000").permanent
+
+
+def test_of_several_sources_the_one_whose_slot_is_lost_is_told_to_leave() -> None:
+    """Another one may leave only when all of its changes are passed, which this one's stream cannot say any more."""
+    error = Diagnosis("c", "shop", "streamer_shop_c")('ERROR: can no longer access replication slot "streamer_shop_c"')
+    assert "with several sources, instead: streamer teardown --node c (what only it has is lost), empty its tables" in error.hint
