@@ -105,7 +105,8 @@ def _try_temporary(connection: Connection, diagnosis: Diagnosis, plugin: str, tr
             warning(
                 what,
                 f"a trial slot was not ready within {TRIAL_SECONDS} s, because a transaction has been open for longer",
-                "find it: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start",
+                "find it: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; "
+                "or a prepared one: SELECT gid, prepared, database FROM pg_prepared_xacts",
             )
         )
     except psycopg.Error as problem:
