@@ -23,7 +23,7 @@ from streamer.admin.nodes import session
 from streamer.capture.batches import Batches, installed
 from streamer.capture.delta_list import read_deltas
 from streamer.config import Config, slot_name
-from streamer.errors import StreamerError, UsageError
+from streamer.errors import StreamerError, UsageError, start_over
 from streamer.model import LSN, EdgeName
 from streamer.node_config import choose_capture
 from streamer.report import CONTINUOUS, GuardLevel, State
@@ -289,7 +289,7 @@ def _lag(config: Config, connection: Connection, edge: EdgeName, position: str |
 def _told(node: Mapping[str, Any]) -> list[NodeFinding]:
     """What the daemon has found on a source."""
     ours = [slot for slot in node["slots"] if slot["sync"]]
-    found = [_finding(node["node"], slot["slot"], slot["wal_status"], slot["retained_bytes"]) for slot in ours]
+    found = [_finding(slot["sync"], node["node"], slot["slot"], slot["wal_status"], slot["retained_bytes"]) for slot in ours]
     limit = node["max_retained_bytes"]
     if (severity := _LEVELS.get(node["level"])) is not None:
         worst = max(ours, key=lambda slot: slot["retained_bytes"] or 0)
@@ -316,7 +316,7 @@ def _seen(config: Config) -> list[NodeFinding]:
     for name in sources:
         node = config.nodes[name]
         ours = [slot for slot in slots_there if (slot.node, slot.source) == (name, name)]
-        found += [_finding(name, slot.slot, slot.wal_status, slot.retained_bytes) for slot in ours]
+        found += [_finding(slot.sync, name, slot.slot, slot.wal_status, slot.retained_bytes) for slot in ours]
         guard = Guard(name, node.max_retained_bytes, node.wal_guard)
         guard.look(ours)
         if (severity := _LEVELS.get(guard.level)) is not None:
@@ -334,10 +334,10 @@ def _counted(config: Config) -> list[Mapping[str, Any]]:
     return found
 
 
-def _finding(node: str, slot: str, wal_status: str | None, retained: int | None) -> NodeFinding | None:
+def _finding(sync: str, node: str, slot: str, wal_status: str | None, retained: int | None) -> NodeFinding | None:
     """What the server says of a slot that is in danger, or beyond help."""
     if wal_status not in _IN_DANGER:
         return None
     held = "" if retained is None else f" with {size(retained)} of WAL"
-    remedy = "changes are lost; the stream says how to start over" if wal_status == "lost" else _REMEDY
+    remedy = f"changes are lost; {start_over(sync, node)}" if wal_status == "lost" else _REMEDY
     return NodeFinding(node, Severity.CRITICAL, f'slot "{slot}" is {wal_status}{held}', remedy)

@@ -142,6 +142,8 @@ def test_a_slot_that_lost_its_wal_is_refused(shop: Streamer, source15: Database)
             source15.execute("UPDATE t SET n = n + 1")
             server.execute("SELECT pg_switch_wal()")
         server.execute("CHECKPOINT")
+        said = shop.command("status", succeeds=False).stdout  # no stream says it yet, nor while its target is away
+        assert 'slot "streamer_shop_a" is lost; changes are lost; to start over' in said
         shop.start()
         expect_in_status(shop, "has lost WAL", "streamer teardown --sync shop", "failed")
     finally:
