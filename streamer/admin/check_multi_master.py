@@ -21,7 +21,7 @@ from streamer.model import TableName
 from streamer.session import Connection, version
 from streamer.sinks import handlers
 from streamer.sinks.merge import merge_of
-from streamer.sinks.postgres_table import quote, quoted, read_target
+from streamer.sinks.postgres_table import owning, quote, quoted, read_target
 from streamer.sinks.postgres_triggers import lacks_commit_timestamps, missing_triggers
 
 DEFERRABLE: Final = 90000  # also exclusion constraints
@@ -118,6 +118,8 @@ class MasterTable:
     lacks_triggers: bool
     #: our role, if it is not the owner's
     stranger: str
+    #: the statement that makes it one
+    owning: str = ""
 
 
 def read_master_table(connection: Connection, node: str, table: SourceTable, rules: TableRules, *, from_wal: bool) -> MasterTable:
@@ -130,7 +132,8 @@ def read_master_table(connection: Connection, node: str, table: SourceTable, rul
     missing = missing_triggers(connection, table.table, merged=bool(rules.merged))
     key, stranger = target.keys[0] if target.keys else (), "" if row[0] else connection.info.user
     parts = tuple(read_parts(connection, table)) if from_wal else ()
-    return MasterTable(table, key, parts, tuple(map(_pair, unresolved)), missing, stranger)
+    remedy = owning(connection, table.table) if stranger else ""
+    return MasterTable(table, key, parts, tuple(map(_pair, unresolved)), missing, stranger, remedy)
 
 
 def _pair(row: tuple[Any, ...]) -> tuple[str, str]:
@@ -165,11 +168,10 @@ def judge_master_table(name: str, node: str, facts: MasterTable, rules: TableRul
     if not facts.key:
         yield warning(what, "has no key: conflicts in it are not noticed", f"{altered} ADD PRIMARY KEY (…), on all nodes")
     elif facts.lacks_triggers and facts.stranger:
-        role = quote(facts.stranger)
         yield error(
             what,
             f"role {facts.stranger} does not own it, and only the owner can make the triggers that keep deleted keys",
-            f"{altered} OWNER TO {role}, or GRANT its owner's role TO {role}",
+            facts.owning,
         )
     if from_wal and (why := demand(rules, facts.parts, has_key=bool(facts.key))) and (parts := lacking(facts.parts)):
         statements = "; ".join(part.remedy for part in parts)

@@ -14,7 +14,7 @@ from streamer.capture.catalog import SourceTable
 from streamer.capture.publication import VIA_ROOT
 from streamer.model import Identity, TableName
 from streamer.session import Connection, version
-from streamer.sinks.postgres_table import quote, quoted
+from streamer.sinks.postgres_table import owning, quote, quoted
 
 ROW_SECURITY: Final = 90500
 NUMBERS: Final = (700, 701, 1700)  # float4, float8, numeric
@@ -88,8 +88,8 @@ def check_source_rights(
         if hidden:
             findings.append(rows_are_hidden(what, role))
         if not owner and table.table in unpublished:
-            remedy = f"ALTER TABLE {name} OWNER TO {role}, or GRANT its owner's role TO {role}"
-            findings.append(error(what, f"role {role} does not own it, and only the owner can {what_owners_do}", remedy))
+            reason = f"role {role} does not own it, and only the owner can {what_owners_do}"
+            findings.append(error(what, reason, owning(connection, table.table)))
     return findings
 
 

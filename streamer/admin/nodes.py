@@ -32,7 +32,8 @@ _REMEDIES: Final = (
     (r"permission denied for schema (\S+)", "GRANT USAGE, CREATE ON SCHEMA {0} TO {role}"),
     (
         r"must be owner of (?:relation|table|partitioned table) (\S+)",
-        "only the owner can publish a table: ALTER TABLE {0} OWNER TO {role}, or GRANT its owner's role TO {role}",
+        "only the owner can publish a table: GRANT its owner's role TO {role}; or, unless an application needs it, "
+        "ALTER TABLE {0} OWNER TO {role}",
     ),
     (r"must be owner of (\S+ \S+)", "ALTER {0} OWNER TO {role}, or run this command as its owner"),
     (r"permission denied for (?:table|relation) (\S+)", "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {0} TO {role}"),

@@ -227,3 +227,21 @@ def quote(name: str) -> str:
 def quoted(table: TableName) -> str:
     """Return the qualified name in SQL."""
     return f"{quote(table.schema)}.{quote(table.name)}"
+
+
+_OWNER: Final = """
+SELECT r.rolname, r.rolsuper FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE n.nspname = %s AND c.relname = %s
+"""
+
+
+def owning(connection: Connection, table: TableName) -> str:
+    """Return the statement that lets our role do what only the owner of the table may. Raises psycopg.Error.
+
+    An application that owns the table keeps it, as it could not write to it any more; a superuser can do without.
+    """
+    role = quote(connection.info.user)
+    row = connection.execute(_OWNER, [table.schema, table.name]).fetchone()
+    if row is None or row[1]:
+        return f"ALTER TABLE {quoted(table)} OWNER TO {role}"
+    return f"GRANT {quote(row[0])} TO {role}"

@@ -21,7 +21,7 @@ from streamer import statements
 from streamer.errors import SchemaError, TargetError
 from streamer.model import TableName
 from streamer.session import Connection, reason_of, version
-from streamer.sinks.postgres_table import TargetTable, quote, quoted
+from streamer.sinks.postgres_table import TargetTable, owning, quote, quoted
 from streamer.versions import COMMIT_TIMES, captures, keeps_commit_times, key_hash, key_id, key_text
 
 CONDITIONS: Final = 90000  # of triggers
@@ -243,11 +243,7 @@ def patiently(connection: Connection, table: TableName) -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as error:
         if reason_of(error).startswith("permission denied for schema"):
             raise
-        role = quote(connection.info.user)
-        raise TargetError(
-            f'table "{table}" can only be altered by its owner',
-            f"ALTER TABLE {quoted(table)} OWNER TO {role}, or GRANT its owner's role TO {role}",
-        ) from None
+        raise TargetError(f'table "{table}" can only be altered by its owner', owning(connection, table)) from None
 
 
 def _drop(connection: Connection, table: TableName) -> None:

@@ -50,3 +50,20 @@ def test_what_several_edges_find_alike_is_told_once(pair: Pair, databases: Datab
     config = make_config({"a": a.url, "b": b.url, "c": joining.url}, sources=["a", "b", "c"], targets=[])
     found = [finding for finding in check(config) if 'table "public.t" on "c"' in finding.object]
     assert [finding.reason for finding in found] == ["does not exist"]
+
+
+def test_the_right_of_an_owner_is_not_taken_from_the_application(shopkeepers: Pair) -> None:
+    a, b = shopkeepers
+    a.execute("CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO shopkeeper")
+    a.execute("CREATE ROLE plain LOGIN REPLICATION PASSWORD 'Geheim-1'; GRANT CREATE ON DATABASE source TO plain")
+    a.execute("GRANT SELECT ON t TO plain")
+    config = make_config({"a": a.server.url("source", "plain", "Geheim-1"), "b": b.url})
+    try:
+        (found,) = (finding for finding in check(config) if "does not own it" in finding.reason)
+        assert found.remedy == 'GRANT "shopkeeper" TO "plain"'
+        a.execute(found.remedy)
+        assert not any("does not own it" in finding.reason for finding in check(config))
+        setup(config, None, lambda line: None)
+    finally:
+        a.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = 'source'")
+        a.execute("DROP OWNED BY plain; DROP ROLE plain")
