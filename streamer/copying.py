@@ -23,7 +23,7 @@ from typing import Final, Literal, TypeAlias
 import structlog
 
 from streamer.copy_jobs import RANGE_ROWS, CopyJobs
-from streamer.errors import SlotError, forgotten_rows, no_longer_captured, no_longer_carried, start_over
+from streamer.errors import SlotError, TakenError, forgotten_rows, no_longer_captured, no_longer_carried, start_over
 from streamer.full_copies import FullCopies
 from streamer.joining import Joining, Settled, settled
 from streamer.key_ranges import CopyAnew
@@ -47,7 +47,11 @@ def prepare(edge: EdgeName, source: Source, sink: Sink, copy: InitialCopy, stopp
 
     Raises SlotError if the progress belongs to another slot or the slot no longer has what follows it, and what the ends raise.
     """
-    progress = sink.open()
+    try:
+        progress = sink.open()
+    except TakenError:
+        copy.began = True  # by another daemon
+        raise
     try:
         state = source.state()
     except SlotError as error:

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from streamer.copying import InitialCopy, Policy, prepare
-from streamer.errors import ConnectError, SchemaError, SlotError, SourceError, StreamerError, TargetError
+from streamer.errors import ConnectError, SchemaError, SlotError, SourceError, StreamerError, TakenError, TargetError
 from streamer.model import LSN, EdgeName, KeyRange, SlotIdentity, TableName
 from streamer.ports import CopyTable, Held, Progress
 from streamer.workers import BrokenOff
@@ -77,6 +77,15 @@ def test_whoever_starts_over_while_streamer_runs_does_not_keep_rows_that_lack_so
     target.progress.clear()
     again()  # what is empty is copied, as the config says
     assert ids(target, FIRST.table) == ["1", "2"]
+
+
+def test_a_daemon_that_stood_by_does_not_keep_them_either() -> None:
+    source, target, copy = MemorySource([FIRST]), database(FIRST), InitialCopy(EDGE, "if-empty", 1)
+    target.tables[FIRST.table].rows.append({"id": "1"})
+    target.fail_next("open", TakenError("written by another session"))
+    for error in (TakenError, SlotError):
+        with closing(MemorySink(EDGE, target)) as sink, pytest.raises(error):
+            prepare(EDGE, source, sink, copy, lambda: False)
 
 
 def test_a_copied_table_is_not_copied_again() -> None:
