@@ -37,7 +37,7 @@ def verify(
     if repair and as_json and not yes:
         raise UsageError("--json leaves no room for a question", "add --yes, or leave one of them out")
     ask = (lambda lines: True) if as_json else asking("Write this?", yes)
-    mender = verb.Mender(loaded, sync, ask, (lambda line: None) if as_json else say) if repair else None
+    mender = verb.Mender(loaded, sync, ask, (lambda line: None) if as_json else say, wait) if repair else None
     found = list(verb.verify(loaded, verb.wanted(sync, table or (), target, limit, wait), mender))
     verb.print_verified(found, as_json=as_json)
     raise typer.Exit(0 if equal(found) else 1)

@@ -72,7 +72,9 @@ def _told(config: Config, edge: EdgeName, tables: Sequence[TableName], unless: s
     if not tables:
         return None
     others = " and others have" if tables[1:] else " has"
-    compared = f"streamer verify {edge.sync}" + ("" if config.syncs[edge.sync].multi_master else " --repair")
+    # where the target is a source as well, nobody but its users can say which side is right
+    both_ways = any(source == edge.target for _, source, _ in config.edges())
+    compared = f"streamer verify {edge.sync}" + ("" if both_ways else " --repair")
     return (
         f'warning: {edge.target}: table "{tables[0]}"{others} rows, and nothing is recorded of what they hold: they are taken for '
         f'what "{edge.source}" has now; if {unless}, start streamer run, then: {compared}'

@@ -18,12 +18,13 @@ from typing import Any, Final
 from streamer.admin import kick
 from streamer.admin.arguments import table_name
 from streamer.admin.daemon_client import ask_status, tell
+from streamer.admin.draining import drain
 from streamer.admin.nodes import Say, chosen_syncs
 from streamer.admin.printing import counted, print_table
 from streamer.admin.status import status
 from streamer.admin.status_table import proof
 from streamer.config import Config
-from streamer.errors import UsageError
+from streamer.errors import StreamerError, UsageError
 from streamer.model import EdgeName
 from streamer.report import State
 from streamer.verify.candidates import Difference
@@ -33,6 +34,7 @@ from streamer.verify.repair import repair, require_one_source
 from streamer.verify.tables import SHOWN, Manner, Repair, Verified, Wanted, compare_edge, edges_of, equal, told_row
 
 ASK_SECONDS: Final = 1.0
+WAIT_SECONDS: Final = 60.0
 _STUCK: Final = (State.RETRYING, State.FAILED, State.PAUSED, State.STOPPED)
 
 
@@ -73,6 +75,11 @@ def _remembered(config: Config, edge: EdgeName, what: Wanted, manner: Manner) ->
     finally:
         with suppress(UsageError):
             tell(config, edge.sync, "verified", to_body(Told(edge, whole, found)))
+
+
+def way_back(config: Config, edge: EdgeName) -> list[EdgeName]:
+    """Return the edges that go from the target of this one to its source."""
+    return [EdgeName(*one) for one in config.edges() if one[1:] == (edge.target, edge.source)]
 
 
 def _kick(config: Config, sync: str) -> None:
@@ -129,11 +136,18 @@ def proven(config: Config, sync: str, say: Say) -> bool:
 
 
 class Mender:
-    """Shows what would be written, asks, and writes it while the sync is paused. `confirm` is called with what is shown."""
+    """Shows what would be written, asks, and writes it while the sync is paused. `confirm` is called with what is shown.
 
-    def __init__(self, config: Config, sync: str, confirm: Callable[[Sequence[str]], bool], say: Say) -> None:
+    The trap: with a sync that goes the other way, what clients have written on the target is on its way to the source, and looks
+    like a row that differs. It must have arrived (in `wait` seconds) before the source is asked for the last time.
+    """
+
+    def __init__(
+        self, config: Config, sync: str, confirm: Callable[[Sequence[str]], bool], say: Say, wait: float = WAIT_SECONDS
+    ) -> None:
         require_one_source(config, sync)
         self._config = config
+        self._wait = wait
         self._confirm = confirm
         self._say = say
 
@@ -145,12 +159,25 @@ class Mender:
             lines.append(f"  and {counted(len(differences) - SHOWN, 'row')} more")
         if not self._confirm(lines):
             return 0
+        self._let_arrive(edge)
         with self._at_rest(edge.sync):
             done = repair(self._config, edge, compared, differences)
         self._say(f'table "{compared.table}" on "{edge.target}": {counted(done, "row")} of {len(differences)} mended')
         if done < len(differences):
             self._say("the others have changed on the source meanwhile: run streamer verify again")
         return done
+
+    def _let_arrive(self, edge: EdgeName) -> None:
+        """Bring the source all that is written on the target, if a sync does that. Raises StreamerError if it cannot."""
+        for back in way_back(self._config, edge):
+            try:
+                drain(self._config, back, self._wait)
+            except StreamerError as problem:
+                raise StreamerError(
+                    f'what was written on "{back.source}" goes to "{back.target}" by sync "{back.sync}", and has not arrived, so '
+                    f"nothing is repaired, which would undo it: {problem.message}",
+                    problem.hint,
+                ) from problem
 
     @contextmanager
     def _at_rest(self, sync: str) -> Iterator[None]:
