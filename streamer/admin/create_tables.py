@@ -27,7 +27,7 @@ from streamer.model import TableName
 from streamer.post_data import PostData, Structure
 from streamer.session import Connection, reason_of, version
 from streamer.sinks import postgres_post_data
-from streamer.sinks.postgres_ddl import create, create_tables, has_table
+from streamer.sinks.postgres_ddl import RefusedTableError, create, create_tables, has_table
 
 
 def create_missing(config: Config, sync: str, source: str, target: str, say: Say) -> None:
@@ -107,6 +107,8 @@ class _Making:
                 return
         except SourceError as error:
             self._say(f"{error.message}; taking the definitions from the catalog")
+        except RefusedTableError as error:
+            self._say(f"what pg_dump writes does not work here ({error.message}); taking the definitions from the catalog")
         except psycopg.Error as error:
             if self._target.broken or self._source.broken:
                 raise

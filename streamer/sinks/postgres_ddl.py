@@ -37,7 +37,13 @@ _EXISTS: Final = {
     ),
 }
 _BUILT_FROM: Final = ("collation", "extension", "type")
+_TABLES: Final = ("table", "detail")
+_TABLE_REMEDY: Final = "make the table there yourself, or put it into exclude; then run this command again"
 _BUILT_FROM_REMEDY: Final = "make it there yourself, or put the tables that use it into exclude; then run this command again"
+
+
+class RefusedTableError(SchemaError):
+    """The target does not take the statement that makes a table, or a part of it; it may take another one."""
 
 
 def has_table(connection: Connection, table: TableName) -> bool:
@@ -52,7 +58,8 @@ def has_table(connection: Connection, table: TableName) -> bool:
 def create(connection: Connection, node: str, creations: Sequence[Creation]) -> list[str]:
     """Execute the statements in one transaction, leaving out what exists; return one line for each thing made or left out.
 
-    Raises psycopg.Error if a required statement fails, SchemaError if it is for what tables are built from; nothing is made then.
+    Raises psycopg.Error if a required statement fails, SchemaError if it is for what tables are built from, RefusedTableError if it
+    is for a table; nothing is made then.
     """
     lines = []
     with connection.transaction():
@@ -105,9 +112,17 @@ def _execute(connection: Connection, node: str, creation: Creation) -> list[str]
         try:
             connection.execute(statement)
         except psycopg.Error as error:
-            if connection.broken or is_denied(error) or creation.kind not in _BUILT_FROM:
+            if connection.broken or is_denied(error):
                 raise
-            raise SchemaError(f'node "{node}" refuses {creation.what}: {reason_of(error)}', _BUILT_FROM_REMEDY) from error
+            what = creation.what
+            if creation.kind == "detail" and " of table " not in what:  # as pg_dump names it
+                what += f" of table {creation.name}"
+            told = f'node "{node}" refuses {what}: {reason_of(error)}'
+            if creation.kind in _BUILT_FROM:
+                raise SchemaError(told, _BUILT_FROM_REMEDY) from error
+            if creation.kind in _TABLES:
+                raise RefusedTableError(told, _TABLE_REMEDY) from error
+            raise
         return [] if creation.kind == "detail" else [f"created {creation.what}"]
     try:
         with connection.transaction():

@@ -180,6 +180,18 @@ def test_a_type_that_the_target_refuses_is_named_with_a_way_on(pair: Pair) -> No
     assert [line for line in run_setup(make_config({"a": source.url, "b": target.url})) if "created table public.t" in line]
 
 
+def test_a_key_that_the_target_does_not_know_is_named_with_its_table_and_a_way_on(source18: Database, target15: Database) -> None:
+    source18.execute("CREATE EXTENSION btree_gist; CREATE TABLE t (id int, at daterange, PRIMARY KEY (id, at WITHOUT OVERLAPS))")
+    config = make_config({"a": source18.url, "b": target15.url})
+    with pytest.raises(
+        StreamerError,
+        match=r'^node "b" refuses constraint t_pkey of table public\.t: syntax error at or near "WITHOUT"; make the table',
+    ):
+        run_setup(config)
+    target15.execute("CREATE TABLE t (id int, at daterange, PRIMARY KEY (id, at))")
+    run_setup(config)
+
+
 def test_what_only_the_server_itself_knows_of_a_column_does_not_travel(
     source15: Database, target18: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +322,9 @@ def test_a_failure_leaves_nothing_of_the_tables(pair: Pair) -> None:
         "CREATE FUNCTION f(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'; CREATE TYPE mood AS ENUM ('sad');"
         "CREATE TABLE a (id int PRIMARY KEY, m mood); CREATE TABLE b (id int PRIMARY KEY, g int GENERATED ALWAYS AS (f(id)) STORED)"
     )
-    with pytest.raises(StreamerError, match=r'node "b": function public\.f\(integer\) does not exist'):
+    with pytest.raises(
+        StreamerError, match=r'^node "b" refuses table public\.b: function public\.f\(integer\) does not exist; make the'
+    ):
         run_setup(make_config({"a": source.url, "b": target.url}))
     assert target.query("SELECT 1 FROM pg_class WHERE relname IN ('a', 'b')") == []
     assert target.query("SELECT 1 FROM pg_type WHERE typname = 'mood'") == []
