@@ -25,6 +25,7 @@ REPLICA_IDENTITY = 90400  # version 9.4; before, the primary key is all there is
 PARTITIONED = 100000  # declarative partitioning and identity columns: version 10
 INCLUDED = 110000  # columns that an index only carries: version 11
 GENERATED = 120000  # generated columns: version 12
+UNVALIDATED = 180000  # NOT NULL that is NOT VALID: version 18
 
 BYTEA = 17
 FLOAT4 = 700
@@ -164,9 +165,20 @@ def _source_table(
     )
 
 
+def holds_no_null(number: int) -> str:
+    """The expression for whether the column a holds no NULL, on a server of this version: from 18 on there may be older ones."""
+    if number < UNVALIDATED:
+        return "a.attnotnull"
+    return (
+        "a.attnotnull AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint v WHERE v.conrelid = a.attrelid "
+        "AND v.contype = 'n' AND v.conkey = ARRAY[a.attnum] AND NOT v.convalidated)"
+    )
+
+
 def _read_columns(connection: Connection, oids: list[int]) -> dict[int, list[ColumnDefinition]]:
     number = version(connection)
     query = _COLUMNS.format(
+        not_null=holds_no_null(number),
         identity="a.attidentity::text" if number >= PARTITIONED else "''",
         generated="a.attgenerated::text" if number >= GENERATED else "''",
     )
@@ -250,7 +262,7 @@ WITH RECURSIVE steps(type, base, modifier) AS (
     UNION ALL
     SELECT s.type, t.typbasetype, t.typtypmod FROM steps s JOIN pg_catalog.pg_type t ON t.oid = s.base WHERE t.typtype = 'd'
 )
-SELECT a.attrelid::bigint, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.attnotnull,
+SELECT a.attrelid::bigint, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, {not_null},
        pg_catalog.pg_get_expr(d.adbin, d.adrelid), {identity}, {generated},
        coalesce(b.base::bigint, 0), coalesce(pg_catalog.format_type(b.base, b.modifier), ''), coalesce(b.kind, t.typtype) = 'e'
 FROM pg_catalog.pg_attribute a

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from streamer.capture.catalog import GENERATED, PARTITIONED, REPLICA_IDENTITY
+from streamer.capture.catalog import GENERATED, PARTITIONED, REPLICA_IDENTITY, holds_no_null
 from streamer.capture.definition_needs import needed_collations, needed_extensions
 from streamer.capture.definition_types import TypeDefinitions, collation, quote
 from streamer.capture.post_data import VALIDATED, Object, Selection, read_objects
@@ -107,6 +107,7 @@ class _Definitions:
             collated=collated,
             joins=joins,
             identity="a.attidentity::text" if self._source >= PARTITIONED else "''",
+            not_null=holds_no_null(self._source),
             generated="a.attgenerated::text" if self._source >= GENERATED else "''",
         )
         numbers = self._identity_sequences()
@@ -221,7 +222,7 @@ def _schema(name: str) -> Creation:
 _COLUMNS: Final = """
 SELECT a.attrelid::bigint, a.attnum,
        quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) || {collated},
-       a.attnotnull, pg_get_expr(d.adbin, d.adrelid), {identity}, {generated}
+       {not_null}, pg_get_expr(d.adbin, d.adrelid), {identity}, {generated}
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum

@@ -77,7 +77,7 @@ def _index(row: tuple[Any, ...], relations: Mapping[TableName, TableName], selec
 
 
 def _constraint(row: tuple[Any, ...], relations: Mapping[TableName, TableName], selection: Selection) -> Object:
-    """A foreign key, or a check that need not hold for the rows."""
+    """A foreign key, or a check or NOT NULL that need not hold for the rows."""
     schema, relation, qualified, name, quoted, definition, other_schema, other, other_qualified = row
     on = TableName(schema, relation)
     table = relations[on]
@@ -122,7 +122,7 @@ SELECT n.nspname, t.relname, t.oid::regclass::text, k.conname, quote_ident(k.con
 FROM pg_constraint k
 LEFT JOIN pg_class f ON f.oid = k.confrelid AND k.contype = 'f'
 LEFT JOIN pg_namespace fn ON fn.oid = f.relnamespace
-JOIN pg_class t ON t.oid = k.conrelid {_NAMED} AND (k.contype = 'f' OR k.contype = 'c' AND {{late}})
+JOIN pg_class t ON t.oid = k.conrelid {_NAMED} AND (k.contype = 'f' OR k.contype IN ('c', 'n') AND {{late}})
 ORDER BY k.contype, 1, 2, k.conname
 """
 _PARTITIONS: Final = """

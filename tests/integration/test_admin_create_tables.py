@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from streamer.admin.check import check
 from streamer.admin.setup import setup
 from streamer.config import Config
+from streamer.daemon import Daemon
 from streamer.errors import StreamerError
 from tests.configs import make_config
-from tests.conftest import Pair
+from tests.conftest import Databases, Pair
 from tests.integration.streams import running
 from tests.servers import Database
 
@@ -190,6 +192,27 @@ def test_a_key_that_the_target_does_not_know_is_named_with_its_table_and_a_way_o
         run_setup(config)
     target15.execute("CREATE TABLE t (id int, at daterange, PRIMARY KEY (id, at))")
     run_setup(config)
+
+
+@pytest.mark.parametrize("dumped", [True, False])
+def test_rows_from_before_a_not_null_that_is_not_valid_are_copied(
+    databases: Databases, source18: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dumped: bool
+) -> None:
+    target18 = databases.create(source18.server, "target")
+    if dumped:
+        with_pg_dump_of(source18.server.bin_dir, monkeypatch)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    source18.execute("CREATE TABLE t (id int PRIMARY KEY, v int, w int NOT NULL); INSERT INTO t VALUES (1, NULL, 2)")
+    source18.execute("ALTER TABLE t ADD CONSTRAINT filled NOT NULL v NOT VALID")
+    config = make_config({"a": source18.url, "b": target18.url, "s": f"sqlite:///{tmp_path}/s.db"})
+    said = run_setup(config)
+    assert any(line.endswith("(pg_dump)") for line in said) == dumped, said
+    assert Daemon(config, once=True).run()
+    assert target18.query("SELECT * FROM t") == [(1, None, 2)]
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        target18.execute("INSERT INTO t VALUES (2, 2, NULL)")
+    assert target18.query("SELECT convalidated FROM pg_constraint WHERE conname = 'filled'") == [(False,)]
 
 
 def test_what_only_the_server_itself_knows_of_a_column_does_not_travel(
