@@ -155,6 +155,11 @@ def _differs(column: ColumnDefinition, server: int) -> str:
     return f"OLD.{name}{collation} OPERATOR(pg_catalog.<>) NEW.{name}"
 
 
+def is_written_one_way(column: ColumnDefinition) -> bool:
+    """Whether equal values of the column always are the same text, unless its collation says otherwise."""
+    return column.enum or (column.base_oid or column.type_oid) in _FIXED | _TEXTS
+
+
 def _settings(columns: Sequence[ColumnDefinition], server: int) -> str:
     """The settings that fix the text of the columns, as in `session`. Each costs something with every row."""
     values = {"datestyle": "ISO", "intervalstyle": "postgres", "timezone": "UTC", "lc_monetary": "C", "extra_float_digits": "2"}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamer.capture.definition_types import literal
-from streamer.capture.trigger_query import DeltaTable, column_name, found, joins, oids, place, window
+from streamer.capture.trigger_query import DeltaTable, column_name, found, grouped, joins, oids, place, window
 
 NO_COMMIT_TIMES: Final = "NULL::timestamptz"
 COMMIT_TIMES: Final = "pg_catalog.pg_xact_commit_timestamp((d.txid & 4294967295)::text::xid)"
@@ -90,14 +90,13 @@ def rows(batch: Batch, table: DeltaTable, after: int | None, deltas: int, *, mas
     it is now; where keys may meet, a row may be there though the last delta is a delete, of one that had its key before. Deltas
     with ids up to `after` are passed over. `deltas` is how many there are.
     """
-    keys = ", ".join(f"key[{i}]::{type_name} AS {column_name(name)}" for i, (name, type_name) in enumerate(table.key, 1))
-    numbers = ", ".join(str(i) for i in range(1, len(table.key) + 1))
+    keys, groups = grouped(table)
     chosen = f"relation = ANY ({oids(table.oids)}) AND kind <> 't'" + ("" if after is None else f" AND id > {after}")
     newest = (
         f"SELECT {keys}, max(ARRAY[id, txid, moment, last, dropped, CASE kind WHEN 'd' THEN 1 ELSE 0 END]) AS {_NEWEST}, "
         f"sum(CASE WHEN dropped = 1 THEN 0 WHEN kind = 'i' THEN 1 WHEN kind = 'd' THEN -1 ELSE 0 END) AS {_GAINED}, "
         f"bool_or(kind = 'd') AS {_LEFT} FROM ({_deltas(batch, table.oids)}) AS x "
-        f"WHERE {chosen}{'' if masters else f' AND {_visible(batch)}'} GROUP BY {numbers}"
+        f"WHERE {chosen}{'' if masters else f' AND {_visible(batch)}'} GROUP BY {groups}"
     )
     ours = f"SELECT * FROM ({newest}) AS n WHERE {_NEWEST}[5] = 0 AND {_visible(batch, f'{_NEWEST}[2]')} OFFSET 0"
     gone = "t.tableoid IS NULL" if masters else f"d.{_NEWEST}[6] = 1{'' if table.enforced else ' AND t.tableoid IS NULL'}"

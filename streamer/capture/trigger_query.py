@@ -48,6 +48,8 @@ class DeltaTable:
     partitioned: bool = False
     #: no two rows ever have the same key, not even within a statement
     enforced: bool = True
+    #: equal keys may be different texts, as 1.0 and 1.00
+    loose: bool = False
 
     @property
     def key_values(self) -> tuple[str, ...]:
@@ -157,13 +159,21 @@ def found(table: DeltaTable) -> str:
 
 def _keys(table: DeltaTable, snapshot: str, after: int | None, more: str = "") -> str:
     """The query for the keys that have deltas, in the columns' own types."""
-    keys = ", ".join(f"key[{i}]::{type_name} AS {column_name(name)}" for i, (name, type_name) in enumerate(table.key, 1))
     later = "" if after is None else f" AND id > {after}"
+    keys, groups = grouped(table)
     return (
         f"SELECT {keys}{more} FROM streamer.delta "
-        f"WHERE {window(snapshot)} AND relation = ANY ({oids(table.oids)}) AND kind <> 't'{later} "
-        f"GROUP BY {', '.join(str(i) for i in range(1, len(table.key) + 1))}"
+        f"WHERE {window(snapshot)} AND relation = ANY ({oids(table.oids)}) AND kind <> 't'{later} GROUP BY {groups}"
     )
+
+
+def grouped(table: DeltaTable) -> tuple[str, str]:
+    """Return the key's columns as a query of deltas gives them, and what it groups by. Of equal keys that are different texts it
+    gives the first: that is how the row was written that targets have, and to SQLite or MySQL any other text is another row."""
+    typed = [(f"key[{i}]", type_name, column_name(name)) for i, (name, type_name) in enumerate(table.key, 1)]
+    chosen = "(array_agg({0} ORDER BY id))[1]" if table.loose else "{0}"
+    keys = ", ".join(f"{chosen.format(key)}::{type_name} AS {name}" for key, type_name, name in typed)
+    return keys, ", ".join(f"{key}::{type_name}" for key, type_name, _ in typed)
 
 
 def is_few(table: DeltaTable, deltas: int) -> bool:

@@ -9,7 +9,7 @@ https://www.postgresql.org/docs/current/mvcc-caveats.html
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -18,11 +18,14 @@ from psycopg.pq.abc import PGresult
 from streamer.capture.assemble import REMOVALS, Interest
 from streamer.capture.catalog import SourceTable, read_as, read_tables, require_names
 from streamer.capture.keys import is_enforced
+from streamer.capture.trigger_functions import NONDETERMINISTIC, is_written_one_way
 from streamer.capture.trigger_query import DeltaTable
 from streamer.capture.triggers import captured
 from streamer.errors import SourceError, no_longer_captured
 from streamer.model import Column, Identity, Relation, TableName
-from streamer.session import Connection, cells
+from streamer.session import Connection, cells, version
+
+ORDERED_AGGREGATES: Final = 90000  # array_agg(… ORDER BY …): version 9.0
 
 
 class Touched(NamedTuple):
@@ -75,7 +78,8 @@ class TriggerTables:
         oids = {TableName(schema, name): oid for oid, schema, name in self._connection.execute(_OIDS)}
         self.removals = oids.get(REMOVALS)
         taken = {oids[name] for t in tables for name in (t.table, *t.leaves) if name in oids}
-        now = {t.table: _delta_table(self._connection, t, keys, oids, taken, before.get(t.table)) for t in tables}
+        loose = _loose_collations(self._connection, tables)
+        now = {t.table: _delta_table(self._connection, t, keys, loose, oids, taken, before.get(t.table)) for t in tables}
         # also when the stream begins again: until the triggers are back, changes are missed
         if gone := [name for name in self._carried if name in now and now[name] is None]:
             raise no_longer_captured(gone[0], self._node)
@@ -112,10 +116,20 @@ class TriggerTables:
         return {oid: file for oid, file, _ in rows}, {oid: shape for oid, _, shape in rows}
 
 
+def _loose_collations(connection: Connection, tables: Sequence[SourceTable]) -> dict[tuple[int, str], str]:
+    """The collations of columns in which different texts are equal, to be written after their types; by table and column. Of a text
+    that is only cast to the type `a` and `A` would be two keys, which one row has both."""
+    if version(connection) < NONDETERMINISTIC:
+        return {}
+    found = connection.execute(_LOOSE, [[table.oid for table in tables]])
+    return {(oid, column): f" COLLATE {collation}" for oid, column, collation in found}
+
+
 def _delta_table(
     connection: Connection,
     table: SourceTable,
     keys: Mapping[int, tuple[str, ...]],
+    loose: Mapping[tuple[int, str], str],
     oids: Mapping[TableName, int],
     taken: Collection[int],
     before: DeltaTable | None,
@@ -140,12 +154,14 @@ def _delta_table(
     relation = before.relation if before is not None and before.relation.columns == made.columns else made
     return DeltaTable(
         relation,
-        tuple((name, columns[name].type_name) for name in key),
+        tuple((name, columns[name].type_name + loose.get((table.oid, name), "")) for name in key),
         tuple(read_as(connection, c) for c in table.travelling),
         table.rows,
         tuple(own),
         table.partitioned,
         is_enforced(table, key),
+        version(connection) >= ORDERED_AGGREGATES
+        and any((table.oid, name) in loose or not is_written_one_way(columns[name]) for name in key),
     )
 
 
@@ -161,6 +177,13 @@ SELECT c.oid::bigint, c.relfilenode::bigint,
            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum), ',')
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY (%s::bigint[]::oid[])
+"""
+_LOOSE: Final = """
+SELECT a.attrelid::bigint, a.attname, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation AND NOT c.collisdeterministic
+JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
+WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 
