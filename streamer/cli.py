@@ -204,7 +204,7 @@ def copy(
 
     loaded = load(config)
     name = verb.require(loaded, sync, table)
-    if asking("Copy it again?", yes)([f'the rows of table "{table}" on the targets of sync "{sync}" go']):
+    if asking("Copy it again?", yes)(verb.consequences(loaded, sync, table)):
         verb.copy(loaded, sync, name, say)
 
 

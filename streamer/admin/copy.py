@@ -5,12 +5,13 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from streamer.admin.arguments import table_name
+from streamer.admin.cutover_route import ways_back
 from streamer.admin.daemon_client import tell
 from streamer.admin.nodes import Say, chosen_syncs, session
 from streamer.capture.catalog import read_tables
 from streamer.config import Config
 from streamer.errors import UsageError
-from streamer.model import TableName
+from streamer.model import EdgeName, TableName
 
 
 def copy(config: Config, sync: str, table: TableName, say: Say) -> None:
@@ -19,6 +20,16 @@ def copy(config: Config, sync: str, table: TableName, say: Say) -> None:
     tell(config, sync, f"copy?table={quote(str(table), safe='')}")
     when = "" if config.syncs[sync].continuous else ", in the next run of the sync"
     say(f'table "{table}" is copied again to {", ".join(config.syncs[sync].targets)}{when}; see: streamer status')
+
+
+def consequences(config: Config, sync: str, table: str) -> list[str]:
+    """Return what becomes of the rows that are there, a line each. Pure."""
+    edges = [EdgeName(*edge) for edge in config.edges() if edge[0] == sync]
+    return [f'the rows of table "{table}" on the targets of sync "{sync}" go'] + [
+        f'also what clients write to it on "{back.source}", which sync "{back.sync}" reads: do this while they write elsewhere'
+        for edge in edges
+        for back in ways_back(config, edge)
+    ]
 
 
 def require(config: Config, sync: str, table: str) -> TableName:

@@ -67,10 +67,14 @@ def route(config: Config, sync: str, new: str, *, way_back: bool) -> Route:
     return Route(forth, _way_back(config, forth))
 
 
+def ways_back(config: Config, edge: EdgeName) -> list[EdgeName]:
+    """Return the edges that go from the target of this one to its source."""
+    return [EdgeName(*other) for other in config.edges() if other[1:] == (edge.target, edge.source)]
+
+
 def _way_back(config: Config, forth: EdgeName) -> EdgeName:
-    for name, source, target in config.edges():
-        if (source, target) == (forth.target, forth.source):
-            return EdgeName(name, source, target)
+    if ways := ways_back(config, forth):
+        return ways[0]
     name = next(name for name in ("back", f"{forth.sync}_back", f"{forth.sync}_from_{forth.target}") if name not in config.syncs)
     raise NoWayBack(
         f'no sync goes from "{forth.target}" to "{forth.source}", so what is written on "{forth.target}" would not get back',

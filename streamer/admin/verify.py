@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from streamer.admin import kick
 from streamer.admin.arguments import table_name
+from streamer.admin.cutover_route import ways_back
 from streamer.admin.daemon_client import ask_status, tell
 from streamer.admin.draining import drain
 from streamer.admin.nodes import Say, chosen_syncs
@@ -75,11 +76,6 @@ def _remembered(config: Config, edge: EdgeName, what: Wanted, manner: Manner) ->
     finally:
         with suppress(UsageError):
             tell(config, edge.sync, "verified", to_body(Told(edge, whole, found)))
-
-
-def way_back(config: Config, edge: EdgeName) -> list[EdgeName]:
-    """Return the edges that go from the target of this one to its source."""
-    return [EdgeName(*one) for one in config.edges() if one[1:] == (edge.target, edge.source)]
 
 
 def _kick(config: Config, sync: str) -> None:
@@ -169,7 +165,7 @@ class Mender:
 
     def _let_arrive(self, edge: EdgeName) -> None:
         """Bring the source all that is written on the target, if a sync does that. Raises StreamerError if it cannot."""
-        for back in way_back(self._config, edge):
+        for back in ways_back(self._config, edge):
             try:
                 drain(self._config, back, self._wait)
             except StreamerError as problem:

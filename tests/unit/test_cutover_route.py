@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from streamer.admin.copy import consequences
 from streamer.admin.cutover_route import NoWayBack, Route, beside, compared_as, is_fed, left_behind, neighbours, route
 from streamer.admin.cutover_sequences import ahead
 from streamer.config import Config
@@ -130,3 +131,12 @@ def test_a_sequence_is_moved_on_by_the_margin_unless_that_would_leave_it_without
 ) -> None:
     state = SequenceState(TableName("public", "s"), last, True, increment)
     assert ahead(state, 100, low, high).last == moved
+
+
+def test_a_table_is_not_copied_again_over_what_clients_write_without_a_word() -> None:
+    [goes] = consequences(config(forth=FORTH), "forth", "t")
+    assert goes == 'the rows of table "t" on the targets of sync "forth" go'
+    assert consequences(config(forth=FORTH, home=BACK), "forth", "t") == [
+        goes,
+        'also what clients write to it on "new", which sync "home" reads: do this while they write elsewhere',
+    ]
