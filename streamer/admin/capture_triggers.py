@@ -113,20 +113,23 @@ def _active(config: Config, node: str, connection: Connection) -> list[str]:
 # -- making ------------------------------------------------------------------------------------------------------------------------
 
 
-def prepare(config: Config, node: str, connection: Connection, sync: str, say: Say) -> None:
-    """Make what one stream needs: objects, triggers, and last its reader. Raises StreamerError, psycopg.Error."""
+def prepare(config: Config, node: str, connection: Connection, sync: str, say: Say) -> bool:
+    """Make what one stream needs: objects, triggers, and last its reader. Return whether it was there with fewer tables. Raises
+    StreamerError, psycopg.Error."""
     say(f"{node}: {delta_objects.install(connection, node)} tables for captured changes")
-    install(config, node, connection, syncs_with(config, node, connection, sync), say)
+    made = install(config, node, connection, syncs_with(config, node, connection, sync), say)
     stream = slot_name(sync, node)
     if stream in streams_there(connection):
         say(f'{node}: kept delta reader "{stream}"')
-    else:
-        batches.create_reader(connection, stream)
-        say(f'{node}: created delta reader "{stream}"')
+        return bool(made)
+    batches.create_reader(connection, stream)
+    say(f'{node}: created delta reader "{stream}"')
+    return False
 
 
-def install(config: Config, node: str, connection: Connection, syncs: Sequence[str], say: Say) -> None:
-    """Bring the triggers of the source's tables into line with what these syncs want. Raises StreamerError, psycopg.Error."""
+def install(config: Config, node: str, connection: Connection, syncs: Sequence[str], say: Say) -> int:
+    """Bring the triggers of the source's tables into line with what these syncs want; return how many tables had none. Raises
+    StreamerError, psycopg.Error."""
     wanted = wanted_tables(config, node, connection, syncs)
     if not strangers(config, node, connection):
         needed = {one.table.table for one in wanted}
@@ -150,6 +153,7 @@ def install(config: Config, node: str, connection: Connection, syncs: Sequence[s
     triggers.remove_idle_functions(connection)
     if kept := done[Condition.COMPLETE]:
         say(f"{node}: kept capture triggers of {kept} table{'' if kept == 1 else 's'}")
+    return done[Condition.MISSING]
 
 
 _DONE = {Condition.MISSING: "made", Condition.DISABLED: "enabled", Condition.OUTDATED: "renewed"}

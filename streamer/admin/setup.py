@@ -7,9 +7,8 @@ publication or table made after the slot does not exist for changes that the slo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -25,7 +24,7 @@ from streamer.capture.catalog import read_tables
 from streamer.capture.diagnose import Diagnosis
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import SlotError, SourceError, StreamerError, UsageError
-from streamer.model import EdgeName
+from streamer.model import EdgeName, TableName
 from streamer.node_config import choose_capture
 from streamer.session import Connection, version
 
@@ -33,11 +32,6 @@ _MEMBER: Final = (
     "INSERT INTO streamer.member (sync, target) SELECT %(sync)s, %(node)s "
     "WHERE NOT EXISTS (SELECT 1 FROM streamer.member WHERE sync = %(sync)s AND target = %(node)s)"
 )
-
-_JOINED: Final = re.compile(r"changed publication .*added |made capture triggers of ")
-"""What is said of a table that is new to a stream; with wal2json nothing is."""
-_STANDING: Final = re.compile(r"kept (slot|delta reader) ")
-"""What is said of a stream that may be running, with the tables that it found when it was begun."""
 
 PATIENCE_SECONDS: Final = 60
 """How long a new slot may wait for transactions that were open when it was asked for."""
@@ -60,21 +54,6 @@ def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) ->
     """Set up one sync; `new` are the nodes on which nothing of ours was there before."""
     _require_tables(config, sync)
     refuse_same(config, sync)
-    told: list[str] = []
-
-    def tell(line: str) -> None:
-        told.append(line)
-        say(line)
-
-    _make(config, sync, new, tell, fix=fix)
-    if any(map(_JOINED.search, told)) and any(map(_STANDING.search, told)):
-        say(
-            f'sync "{sync}" has more tables now; streamer run takes them up when it is started again, or by: '
-            f"streamer pause {sync}; streamer resume {sync}"
-        )
-
-
-def _make(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) -> None:
     settings = config.syncs[sync]
     servers = [n for n in (*settings.sources, *settings.targets) if config.nodes[n].kind == "postgresql"]
     new |= {node for node in servers if install(config, node, say)}
@@ -88,15 +67,22 @@ def _make(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) -> N
         carry_filtered_rows(config, sync, source, fix=fix, say=say)
     for node in servers:
         keep_keys(config, node, say)
+    grown = False
     for source in settings.sources:
         with session(config, source) as connection:
-            began_before = StreamSetup(connection, config, sync, source, say).prepare()
+            stream = StreamSetup(connection, config, sync, source, say).prepare()
+        grown |= stream.has_grown
         for target in config.targets(sync, source):
             edge = EdgeName(sync, source, target)
-            lost = began_before and target in new
+            lost = stream.kept_slot and target in new
             told = unrecorded.of_lost(config, edge) if lost else unrecorded.of_kept(config, edge)
             if told is not None:
                 say(told)
+    if grown:
+        say(
+            f'sync "{sync}" has more tables now; streamer run takes them up when it is started again, or by: '
+            f"streamer pause {sync}; streamer resume {sync}"
+        )
 
 
 def _make_targets(config: Config, sync: str, say: Say) -> None:
@@ -147,6 +133,15 @@ def install(config: Config, node: str, say: Say) -> bool:
         return new
 
 
+class Prepared(NamedTuple):
+    """What `setup` found of a stream."""
+
+    #: whether its slot was there
+    kept_slot: bool
+    #: whether it was there with fewer tables, which a daemon that runs knows; with wal2json, that cannot be told
+    has_grown: bool
+
+
 class StreamSetup:
     """Makes publications and slot of one stream, or what triggers need."""
 
@@ -162,8 +157,8 @@ class StreamSetup:
         self._settings = config.syncs[sync]
         self._plugin = choose_capture(config.nodes[source].capture, version(connection))[0]
 
-    def prepare(self) -> bool:
-        """Publications, then the slot; or triggers. Return whether the slot was there."""
+    def prepare(self) -> Prepared:
+        """Publications, then the slot; or triggers."""
         tables = read_tables(self._connection, self._settings.selects)
         captured = [table for table in tables if self._settings.captures(table.table)]
         slot = self._plugin != keyless.TRIGGER
@@ -171,19 +166,21 @@ class StreamSetup:
         table_keys = keyless.Keys(self._config, self._sync, self._source, self._plugin, insert_only)
         table_keys.announce(tables, self._say)
         if not slot:
-            capture_triggers.prepare(self._config, self._source, self._connection, self._sync, self._say)
-            return False
+            grown = capture_triggers.prepare(self._config, self._source, self._connection, self._sync, self._say)
+            return Prepared(kept_slot=False, has_grown=grown)
+        new: set[TableName] = set()
         if self._plugin == "pgoutput":
             held_back = publication.held_back(self._connection, self._slot, captured)
+            new = publication.joining(self._connection, self._slot, captured)
             for wanted in publication.wanted(self._connection, self._slot, captured):
                 self._say(f"{self._source}: {publication.ensure(self._connection, wanted)}")
             table_keys.announce_caught_up(held_back, self._say)
         if self._has_slot():
             self._say(f'{self._source}: kept slot "{self._slot}"')
-            return True
+            return Prepared(kept_slot=True, has_grown=bool(new))
         self._create_slot()
         self._say(f'{self._source}: created slot "{self._slot}" with {self._plugin}')
-        return False
+        return Prepared(kept_slot=False, has_grown=False)
 
     def _has_slot(self) -> bool:
         columns = "plugin, database, current_database(), " + ("wal_status" if version(self._connection) >= 130000 else "NULL")

@@ -71,6 +71,12 @@ def wanted(connection: Connection, slot: str, tables: Sequence[SourceTable]) -> 
     )
 
 
+def joining(connection: Connection, slot: str, tables: Sequence[SourceTable]) -> set[TableName]:
+    """Return those of the tables that the stream's publications do not have yet."""
+    there = set[TableName]().union(*(_members(connection, name) for name in names(slot)))
+    return set(_publishable(version(connection), tables)) - there
+
+
 def _publishable(number: int, tables: Iterable[SourceTable]) -> Iterator[TableName]:
     """What to name in a publication: before version 13 a partitioned table can only be published by its partitions."""
     for table in tables:
