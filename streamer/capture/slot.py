@@ -23,8 +23,9 @@ from streamer.capture.diagnose import Diagnosis
 from streamer.capture.key_ranges import copied_table
 from streamer.capture.named_keys import Decoder, NamedKeys
 from streamer.capture.pgoutput import PgoutputDecoder
+from streamer.capture.release import HELD_BYTES, Release
 from streamer.capture.replication import ReplicationStream, timeline_switches
-from streamer.capture.slot_reader import HELD_BYTES, SlotReader
+from streamer.capture.slot_reader import SlotReader
 from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
@@ -157,8 +158,8 @@ class SlotSource:
             stream, decoder, envelope = self._open(connection, places[0].position)
             try:
                 assembler = Assembler(self._node, envelope, self._interest, [(p.position, p.seen) for p in places])
-                held_bytes = max(HELD_BYTES, _idle_bytes(connection, self._interest.echoing))
-                yield SlotReader(stream, decoder, assembler, partial(self._look, connection), held_bytes)
+                release = Release(max(HELD_BYTES, _idle_bytes(connection, self._interest.echoing)))
+                yield SlotReader(stream, decoder, assembler, partial(self._look, connection), release)
             finally:
                 stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
 

@@ -15,6 +15,7 @@ import psycopg
 
 from streamer.capture.assemble import Assembler
 from streamer.capture.named_keys import Decoder
+from streamer.capture.release import Release
 from streamer.capture.replication import Keepalive, ReplicationStream
 from streamer.errors import HeldBackError
 from streamer.model import LSN, Idle, Piece
@@ -36,11 +37,6 @@ LITTLE: Final = 64 << 10
 """Bytes in memory that are a few small transactions. If more come, waiting long would keep the server waiting."""
 LOOK_SECONDS: Final = 5.0
 """How often the source is asked whether the stream still carries every table, and from where on it keeps WAL for us."""
-HELD_BYTES: Final = 16 << 20
-"""WAL that is worth a write on the targets to have the source remove it: by default it is removed in files of this size."""
-URGE_SECONDS: Final = 600.0
-"""How often targets are asked to write for that at most while it does not help: a transaction that is left open holds WAL back too,
-and what the targets write may in turn be read by others, which hold WAL back for the same reason."""
 
 
 class SlotReader:
@@ -52,20 +48,15 @@ class SlotReader:
         decoder: Decoder,
         assembler: Assembler,
         look: Callable[[], LSN | None],
-        held_bytes: int = HELD_BYTES,
+        release: Release,
     ) -> None:
         self._stream = stream
         self._decoder = decoder
         self._assembler = assembler
         self._look = look
-        self._held_bytes = held_bytes
+        self._release = release
         self._look_at = time.monotonic() + LOOK_SECONDS
         self._seen = LSN(0)
-        #: from where on the server keeps WAL for us, as far as we know
-        self._kept_from: LSN | None = None
-        #: from where it kept WAL when targets were last asked to write for that, and when they may be asked again if it still does
-        self._urged_at: LSN | None = None
-        self._urge_again, self._urge_rest = 0.0, LOOK_SECONDS
         #: the last that was read, if nothing has followed it yet
         self._idle: Idle | None = None
         self._only_echo = False
@@ -100,26 +91,12 @@ class SlotReader:
         return self._releasing(items)
 
     def _releasing(self, items: list[Piece | Idle]) -> list[Piece | Idle]:
-        """Have the targets note even a small step if the server keeps much WAL for us: where decoding could begin anew moves only
-        when something is confirmed that lies behind it, and where nobody writes much more, that would not come by itself."""
+        """Have the targets note even a small step where that lets the server remove WAL."""
         last = items[-1] if items else self._idle
         self._idle = last if isinstance(last, Idle) else None
-        if self._idle is None or self._kept_from is None or not self._would_release(self._idle.position, self._kept_from):
+        if self._idle is None or not self._release.is_due(self._idle.position, self._stream.confirmed):
             return items
-        self._kept_from = None  # until we know more
         return [*items[:-1], replace(self._idle, urgent=True)]
-
-    def _would_release(self, position: LSN, kept_from: LSN) -> bool:
-        """Whether that may help now. Not where a target is far behind: then it is that one which holds the WAL back."""
-        if position - kept_from < self._held_bytes or position - self._stream.confirmed > self._held_bytes:
-            return False
-        now = time.monotonic()
-        if kept_from != self._urged_at:
-            self._urged_at, self._urge_rest = kept_from, LOOK_SECONDS
-        elif now < self._urge_again:
-            return False
-        self._urge_again, self._urge_rest = now + self._urge_rest, min(2 * self._urge_rest, URGE_SECONDS)
-        return True
 
     def _decode(self) -> list[Piece | Idle]:
         items: list[Piece | Idle] = []
@@ -150,7 +127,7 @@ class SlotReader:
         """A server that shuts down has ended ordinary sessions already, and waits for us to confirm all; if we cannot, leave."""
         moved, self._seen = self._stream.confirmed > self._seen, self._stream.confirmed
         try:
-            self._kept_from = self._look()
+            self._release.kept_from = self._look()
         except SilenceError:
             raise
         except psycopg.OperationalError:

@@ -11,8 +11,9 @@ import pytest
 
 from streamer.capture.assemble import Assembler, Begin, Commit, Message
 from streamer.capture.named_keys import Decoder
+from streamer.capture.release import HELD_BYTES, Release
 from streamer.capture.replication import Keepalive, ReplicationStream
-from streamer.capture.slot_reader import HELD_BYTES, LOOK_SECONDS, LOOKS_AMID, PACE_AT_MOST, PACE_SECONDS, SlotReader
+from streamer.capture.slot_reader import LOOK_SECONDS, LOOKS_AMID, PACE_AT_MOST, PACE_SECONDS, SlotReader
 from streamer.model import LSN, Idle, Kind, Piece
 from tests.changes import relation, table
 
@@ -58,14 +59,18 @@ def reader_of(monkeypatch: pytest.MonkeyPatch, frames: Frames) -> tuple[SlotRead
     """A reader of these frames at one moment, and how long it has slept."""
     slept: list[float] = []
     monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: 100.0))
-    return SlotReader(cast("ReplicationStream", frames), cast("Decoder", Plain()), Assembler("a"), lambda: None), slept
+    return slot_reader(frames), slept
+
+
+def slot_reader(stream: object, look: Callable[[], LSN | None] = lambda: None) -> SlotReader:
+    return SlotReader(cast("ReplicationStream", stream), cast("Decoder", Plain()), Assembler("a"), look, Release(HELD_BYTES))
 
 
 def test_what_follows_a_transaction_is_let_gather_but_not_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     now = 100.0
     monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=slept.append, monotonic=lambda: now))
-    reader = SlotReader(cast("ReplicationStream", Frames(["small"] * 3)), cast("Decoder", Plain()), Assembler("a"), lambda: None)
+    reader = slot_reader(Frames(["small"] * 3))
     assert len(reader.read(0)) == 1
     assert slept == []
     assert len(reader.read(0)) == 1
@@ -158,8 +163,9 @@ def quiet_reader(
     WAL from one of these positions on at each look."""
     now = 100.0
     looks = iter(kept_from)
-    monkeypatch.setattr("streamer.capture.slot_reader.time", SimpleNamespace(sleep=None, monotonic=lambda: now))
-    reader = SlotReader(cast("ReplicationStream", Quiet(position)), cast("Decoder", Plain()), Assembler("a"), lambda: next(looks))
+    for module in ("slot_reader", "release"):
+        monkeypatch.setattr(f"streamer.capture.{module}.time", SimpleNamespace(monotonic=lambda: now))
+    reader = slot_reader(Quiet(position), lambda: next(looks))
     assert reader.read(0) == [Idle(position, urgent=False)]
 
     def read(passed: float, confirmed: LSN) -> list[Piece | Idle]:
