@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-MODULES: Final = ("streamer.capture.assemble", "streamer.capture.pgoutput", "streamer.sinks.net")
+MODULES: Final = ("streamer.capture.assemble", "streamer.capture.copy_out", "streamer.capture.pgoutput", "streamer.sinks.net")
 OFF: Final = "STREAMER_PURE_PYTHON"
 """The environment variable that lets the sources run, whatever it is set to, but for nothing."""
 

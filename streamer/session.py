@@ -177,17 +177,18 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def send_all(self) -> None:
         """Send what libpq holds, and take in what comes meanwhile: else both sides might wait for each other."""
         while self.pgconn.flush():
-            if self._poll(select.POLLIN | select.POLLOUT) & select.POLLIN:
+            if self.poll(select.POLLIN | select.POLLOUT) & select.POLLIN:
                 self.pgconn.consume_input()
 
     def next_result(self) -> PGresult | None:
         """Wait for the next part of the answer to what was sent through `pgconn`. Raises psycopg.OperationalError."""
         while self.pgconn.is_busy():
-            self._poll(select.POLLIN)
+            self.poll(select.POLLIN)
             self.pgconn.consume_input()
         return self.pgconn.get_result()
 
-    def _poll(self, events: int) -> int:
+    def poll(self, events: int) -> int:
+        """Wait for one of these events of poll(2) on the socket; return which have come."""
         poll = select.poll()
         poll.register(self.pgconn.socket, events)
         with self.waiting.noted():

@@ -45,8 +45,14 @@ class Statements:
         """Run statements of which the last is a COPY TO STDOUT; yield its rows in blocks as soon as one has `block` bytes, each row
         counting `row` bytes more than it has; None while there is nothing to take."""
         self._pq.send_query(text.encode())
+        yield from self.copied(block, row)
+
+    def copied(self, block: int, row: int) -> Generator[bytes | None]:
+        """Yield what `copy` does of statements that were sent; nothing but None of a COPY whose rows were taken by other means."""
         while (result := (yield from self._result())) is not None and result.status != pq.ExecStatus.COPY_OUT:
             pass
+        if result is None:
+            return
         rows: list[bytes] = []
         size = 0
         while (got := self._pq.get_copy_data(1))[0] >= 0:

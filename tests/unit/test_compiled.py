@@ -18,7 +18,7 @@ import streamer
 from streamer import compiled
 
 ROOT: Final = Path(__file__).parents[2]
-TESTS: Final = [Path(__file__).with_name(f"test_{name}.py") for name in ("assemble", "cutting", "net", "pgoutput")]
+TESTS: Final = [Path(__file__).with_name(f"test_{name}.py") for name in ("assemble", "copy_out", "cutting", "net", "pgoutput")]
 """The tests of the modules that are compiled."""
 
 
