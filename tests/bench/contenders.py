@@ -8,6 +8,7 @@ The trap: a subscription that is merely disabled keeps its slot active for a mom
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -155,7 +156,7 @@ class Daemon:
     def start(self) -> None:
         with self._log_path.open("ab") as log:
             command = [sys.executable, "-m", "streamer.cli", "run", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=_environment())
 
     def stop(self) -> None:
         if self._process is not None:
@@ -174,9 +175,14 @@ class Daemon:
 
     def _command(self, verb: str, *options: str) -> None:
         command = [sys.executable, "-m", "streamer.cli", verb, "--config", str(self._config), *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=_environment())
         if done.returncode != 0:
             raise RuntimeError(f"streamer {verb} failed: {done.stderr}")
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, but that modules are compiled once, as pip does it: else each start takes a third longer."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def make(name: str, pair: Pair) -> Contender:

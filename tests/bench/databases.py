@@ -53,8 +53,11 @@ def settle(databases: Sequence[Database]) -> None:
             connection.execute("CHECKPOINT")
 
 
-def moment(contender: Contender, look: Callable[[], bool], what: str, pause: float = 0.001) -> float:
-    """Look until it is so; return the time of the look that found it. Raises TimeoutError, RuntimeError."""
+def moment(contender: Contender, look: Callable[[], bool], what: str, pause: float = 0.005) -> float:
+    """Look until it is so; return the time of the look that found it. Raises TimeoutError, RuntimeError.
+
+    The trap: what the looks cost, a contender that uses both processors lacks. A thousand a second are a sixth of one.
+    """
     deadline = time.perf_counter() + PATIENCE
     while (now := time.perf_counter()) < deadline:
         if look():
