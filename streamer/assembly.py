@@ -41,11 +41,19 @@ from streamer.stream import Stream
 from streamer.topology import overlap
 
 
-def stream_maker(config: Config, sync: str, node: str, *, once: bool, held: Callable[[], str] = lambda: "") -> Callable[[], Stream]:
+def stream_maker(
+    config: Config,
+    sync: str,
+    node: str,
+    *,
+    once: bool,
+    held: Callable[[], str] = lambda: "",
+    hasten: Callable[[], None] = lambda: None,
+) -> Callable[[], Stream]:
     """Return what makes the stream of a sync from one of its sources, with an edge for each target: a new one for every run.
 
-    What a run learns of source and copies outlives it. `held` tells why no copy may begin now. Raises ConfigError if a function of
-    the user's is missing.
+    What a run learns of source and copies outlives it. `held` tells why no copy may begin now, `hasten` has the sync's other
+    streams note how far they are. Raises ConfigError if a function of the user's is missing.
     """
     settings = config.syncs[sync]
     edges = [EdgeName(sync, node, target) for target in config.targets(sync, node)]
@@ -63,6 +71,7 @@ def stream_maker(config: Config, sync: str, node: str, *, once: bool, held: Call
             shaped=None if (of := shapes[edge]) is None else of.read,
             full=FullCopies(periods.seconds(settings.fullcopy_every) if settings.continuous else None),
             held=held,
+            hasten=hasten,
             range_rows=settings.copy_range_rows,
         )
         for edge in edges

@@ -131,7 +131,7 @@ class InitialCopy:
 
     `feeders` are all sources that feed the target, `returns` tells whether the target is a source of the sync itself, `shaped`
     which columns and rows of a table are read, `held` why no copy may begin now, and `range_rows` how many rows a range has.
-    Raises what those raise.
+    `hasten` has the other sources' streams note how far they are, which a copy may wait for. Raises what those raise.
     """
 
     def __init__(
@@ -145,6 +145,7 @@ class InitialCopy:
         shaped: Callable[[CopyTable], CopyTable] | None = None,
         full: FullCopies | None = None,
         held: Callable[[], str] = lambda: "",
+        hasten: Callable[[], None] = lambda: None,
         range_rows: int = RANGE_ROWS,
     ) -> None:
         self._edge = edge
@@ -153,6 +154,7 @@ class InitialCopy:
         self._returns = returns
         self._shaped = shaped
         self._held = held
+        self._hasten = hasten
         #: the tables that are copied whole
         self.full = full or FullCopies(None)
         self._log = structlog.get_logger().bind(sync=edge.sync, source=edge.source, target=edge.target)
@@ -171,10 +173,8 @@ class InitialCopy:
         self._complained = ""
 
     def run(self, source: Source, sink: Sink, progress: Progress, stopped: Callable[[], bool]) -> None:
-        """Copy what needs it, and note in `progress` where every table of the edge starts.
-
-        Raises SourceError if a table was carried once and is no longer; otherwise what the ends raise.
-        """
+        """Copy what needs it, and note in `progress` where every table of the edge starts. Raises SourceError if a table was carried
+        once and is no longer; otherwise what the ends raise."""
         self._bring_records_up_to_date({t.table for t in source.tables()}, sink, progress)
         joining = Joining(self._edge, self._others, sink) if self._others else None
         try:
@@ -188,6 +188,7 @@ class InitialCopy:
                     break
                 if attempt >= SHORT_WAITS:
                     self._complain(self.obstacle)
+                    self._hasten()
                 _sleep(pause, stopped)
         finally:
             self.obstacle = None

@@ -109,7 +109,8 @@ class Daemon:
         settings = config.syncs[name[0]]
         schedule = Continuous() if settings.continuous else Resting(settings.interval, time.monotonic())
         held = partial(self._obstacle, name)
-        return Runner(*name, stream_maker(config, *name, once=False, held=held), schedule, settings.run, held=held)
+        make = stream_maker(config, *name, once=False, held=held, hasten=partial(self._hasten_others, name))
+        return Runner(*name, make, schedule, settings.run, held=held)
 
     # -- the main thread ---------------------------------------------------------------------------------------------------------
 
@@ -249,6 +250,12 @@ class Daemon:
         """Why no run or initial copy of a stream may begin now; empty if it may."""
         monitor = self._monitors.get(name[1])
         return monitor[0].obstacle(*name) if monitor else ""
+
+    def _hasten_others(self, name: Name) -> None:
+        """Have the streams of a sync from its other sources note how far they are: of one that is quiet nobody could tell."""
+        for other, member in self._members.items():
+            if other[0] == name[0] and other != name and isinstance(member.stream, Runner):
+                member.stream.hasten()
 
     # -- rows compared all the time ------------------------------------------------------------------------------------------------
 

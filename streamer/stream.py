@@ -119,7 +119,7 @@ class Stream:
 
     def reach(self, goal: LSN) -> None:
         """Don't wait for more before what was committed before `goal` is made durable; `has_reached` tells when it is."""
-        self._goal = goal
+        self._goal = goal if self._goal is None else max(goal, self._goal)
         for edge in self._edges:
             edge.sequences.hurry()
 

@@ -1,4 +1,4 @@
-"""The rows of a COPY TO STDOUT, taken from the socket in blocks: libpq tells rows from each other one by one, at three times the cost.
+"""The rows of a COPY TO STDOUT, taken from the socket in blocks: libpq tells rows from each other one by one, at thrice the cost.
 
 The server sends each row as a message of its own. What has come is looked at while it stays where it is (MSG_PEEK), and only whole
 rows are taken. So libpq finds what follows them, and takes the statement for one without rows: how it ended is libpq's to tell.

@@ -1,7 +1,7 @@
 """The true versions of copied rows and tombstones: how a load writes them, and how they are found again.
 
 All that a load writes has one xmin, and the commit time OLDEST. For rows whose version may matter streamer.copied has the true one.
-Where the target has rows or tombstones of its own by then, the later of the two versions of a key stays.
+Where the target has rows or tombstones by then, of its own or of an earlier load, the later of the two versions of a key stays.
 
 The traps: statements with the expression for a key's text hold percent signs, so they are sent without parameters. And a row's
 xmin is that of its top-level transaction only if no savepoint was open, so there must be none in a load.
@@ -19,7 +19,7 @@ from streamer.model import Version
 from streamer.ports import RowVersion
 from streamer.session import Connection, version
 from streamer.sinks.postgres_table import TargetTable, quote
-from streamer.versions import Versions, key_hash, key_id, key_json, key_text
+from streamer.versions import OLDEST, Versions, key_hash, key_id, key_json, key_text
 
 _STAGE: Final = "pg_temp.streamer_versions"
 _MAKE: Final = (
@@ -47,7 +47,7 @@ SELECT least((SELECT min({time}) FROM {table} AS t),
 """
 _DELETED_HERE: Final = f"""
 DELETE FROM {{rows}} AS s
-USING (SELECT t.id, coalesce({{time}}, t.deleted) AS at FROM streamer.tombstone AS t
+USING (SELECT t.id, {{time}} AS at FROM streamer.tombstone AS t
        WHERE t.schema_name = {{schema}} AND t.table_name = {{name}}) AS d
 WHERE d.id = {{gone}} AND d.at > {{seen}}
   AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS w WHERE w.id = {{id}} AND NOT w.buried AND w.commit_time > d.at)
@@ -100,8 +100,7 @@ class CopiedVersions:
         time = self._time("t.xmin")
         for gone in (theirs, truncated):
             known = self._literal(seen.isoformat())
-            when = self._versions.time("t.xmin")
-            self._run(_DELETED_HERE.format(rows=rows, time=when, gone=gone, id=theirs, seen=known, **self._names))
+            self._run(_DELETED_HERE.format(rows=rows, time=self._buried("t"), gone=gone, id=theirs, seen=known, **self._names))
         for gone in (own, truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
         assigned = [quote(c) for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
@@ -113,13 +112,18 @@ class CopiedVersions:
 
     def write(self) -> None:
         """Leave the tombstones, and note the true versions of what this transaction has written."""
-        self._run(_BURY_AGAIN.format(time=self._time("d.xmin")))
+        self._run(_BURY_AGAIN.format(time=self._buried("d")))
         self._run(_BURY.format(**self._names))
         self._run(_FORGET)
         self._run(_KEEP)
 
     def _id(self, row: str) -> str:
         return key_hash(self._connection, self._target.table, key_text(version(self._connection), row, self._key))
+
+    def _buried(self, tombstone: str) -> str:
+        """The expression for when a key was deleted: what an earlier load has brought has no time by its transaction."""
+        time, oldest = self._versions.time(f"{tombstone}.xmin"), self._literal(OLDEST.isoformat())
+        return f"coalesce(nullif({time}, {oldest}), {tombstone}.deleted)"
 
     def _time(self, xid: str) -> str:
         return f"coalesce({self._versions.time(xid)}, '-infinity')"

@@ -19,6 +19,7 @@ from streamer.config import Config
 from streamer.copytext import format_rows
 from streamer.model import LSN, EdgeName, SlotIdentity, TableName, Version
 from streamer.ports import CopyTable, RowVersion, Start
+from streamer.report import State
 from streamer.sinks.postgres_copy import TableLoader
 from streamer.sinks.postgres_session import TargetSession
 from tests.configs import checked
@@ -169,6 +170,60 @@ def test_of_a_row_that_was_written_here_and_there_the_later_one_stays(nodes: dic
     assert b.query(kept.format(id_)) == [(1, "c", now), (5, "c", now)]
     buried = "SELECT t.key, c.commit_time FROM streamer.tombstone AS t JOIN streamer.copied AS c ON c.xid = t.xmin AND c.id = t.id"
     assert b.query(f"{buried} AND c.buried ORDER BY 1") == [('["3"]', now), ('["4"]', before), ('["8"]', now)]
+
+
+def test_a_row_that_is_older_than_what_an_earlier_copy_knew_as_truncated_stays_away(nodes: dict[str, Database]) -> None:
+    """The row was in a copy from b, to which a's TRUNCATE had not come yet; c, which had a's tables by then, kept it for ever."""
+    configured(nodes, "abc")
+    ((truncated,),) = nodes["c"].query("SELECT clock_timestamp()")
+    before = truncated - timedelta(seconds=1)
+    emptied = CopyTable(TableName("public", "emptied"), ("id", "writer", "n"), (23, 25, 23), 2)
+    known = {
+        "a": ([], [RowVersion((), Version(truncated, "a"), deleted=True)]),
+        "b": (
+            [("101", "b", "0"), ("102", "b", "0")],
+            [
+                RowVersion(("101",), Version(before, "b"), deleted=False),
+                RowVersion(("102",), Version(truncated + timedelta(seconds=1), "b"), deleted=False),
+                RowVersion((), Version(before, "b"), deleted=True),
+            ],
+        ),
+    }
+    for source, (rows, versions) in known.items():
+        session = TargetSession(EdgeName("s", source, "c"), nodes["c"].url)
+        session.open()
+        try:
+            loader = TableLoader(session, masters=5.0)
+            loader.begin(SlotIdentity("1", f"joined_{source}", f"streamer_s_{source}"), LSN(100))
+            start = Start(LSN(150), truncated, replace=False, versions=lambda *_, known=tuple(versions): known)
+            loader.load(emptied, start, [format_rows(rows)] if rows else [])
+        finally:
+            session.close()
+    assert nodes["c"].query("SELECT id FROM emptied") == [(102,)]
+    assert nodes["c"].query("SELECT deleted FROM streamer.tombstone") == [(truncated,)]
+
+
+def test_a_copy_does_not_wait_for_ever_for_a_source_on_which_nobody_writes(nodes: dict[str, Database]) -> None:
+    """It waits until another edge has noted that it is past what the copy holds; that edge had nothing to note it with."""
+    nodes["b"].execute("INSERT INTO items VALUES (1, 'b', 0)")
+    settings = {"sources": ["a", "b"], "tables": ["public.items", "public.emptied"], "copy": "never"}
+    urls = {name: {"url": nodes[name].url} for name in "abc"}
+    config = checked({"nodes": urls, "syncs": {"s": settings}})
+    setup(config, None, lambda line: None, fix=True)
+    with running(config):
+        nodes["b"].execute("INSERT INTO emptied VALUES (1, 'b', 0)")
+        wait_for(lambda: nodes["a"].query("SELECT 1 FROM emptied"), "the edge to be past the beginning of items")
+    config = checked({"nodes": urls, "syncs": {"s": settings | {"sources": ["a", "b", "c"], "copy": "if-empty"}}})
+    setup(config, None, lambda line: None, fix=True)
+    with running(config, source="b", wait=False), running(config, source="a", wait=False):
+        wait_for(lambda: nodes["c"].query("SELECT 1 FROM items"), "the copy from b to c")
+    allow = f"ALTER DATABASE {nodes['c'].name} ALLOW_CONNECTIONS {{}}"
+    nodes["c"].server.execute(allow.format("false"))
+    with running(config, wait=False, set_up=False) as streams:
+        wait_for(lambda: streams.edges["b->a"].state is State.STREAMING, "b -> a to stream")
+        nodes["c"].server.execute(allow.format("true"))
+        streams.wait_until_streaming()
+        assert nodes["a"].query("SELECT id FROM items") == [(1,)]
 
 
 class Writer:
