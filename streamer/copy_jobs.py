@@ -18,6 +18,7 @@ import structlog
 
 from streamer.copy_report import CopyReport, CopyTotals
 from streamer.copy_work import Work, ranges_of, rows_of_a_range
+from streamer.copytext import rows_in
 from streamer.errors import ApplyError, ConnectError, SourceError, TargetError
 from streamer.key_ranges import CopyAnew, consecutive, gaps
 from streamer.model import LSN, CopiedRange, EdgeName, KeyRange, TableName
@@ -276,7 +277,7 @@ class _Attempt:
             if self.workers.broken_off:
                 raise BrokenOff
             yield block
-            work.open[part] += block.count(b"\n")
+            work.open[part] += rows_in(block)
             work.bytes += len(block)
 
     def _finish(self, work: Work) -> None:

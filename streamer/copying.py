@@ -173,8 +173,8 @@ class InitialCopy:
         self._complained = ""
 
     def run(self, source: Source, sink: Sink, progress: Progress, stopped: Callable[[], bool]) -> None:
-        """Copy what needs it, and note in `progress` where every table of the edge starts. Raises SourceError if a table was carried
-        once and is no longer; otherwise what the ends raise."""
+        """Copy what needs it, and note in `progress` where every table of the edge starts. Raises SourceError if a table was
+        carried once and is no longer; otherwise what the ends raise."""
         self._bring_records_up_to_date({t.table for t in source.tables()}, sink, progress)
         joining = Joining(self._edge, self._others, sink) if self._others else None
         try:

@@ -20,6 +20,24 @@ _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _SPECIAL: Final = str.maketrans({"\\": "\\\\"} | {char: f"\\{letter}" for letter, char in _ESCAPES.items()})
 
 
+class Block(bytes):
+    """Whole rows, and how many there are: to count them takes nearly as long as to take them from a server."""
+
+    rows: int
+
+    @classmethod
+    def of(cls, rows: Sequence[bytes]) -> Block:
+        """Return the rows as one."""
+        block = cls(b"".join(rows))
+        block.rows = len(rows)
+        return block
+
+
+def rows_in(block: bytes) -> int:
+    """Return how many rows a block has."""
+    return block.rows if isinstance(block, Block) else block.count(b"\n")
+
+
 def parse(block: bytes | memoryview) -> Iterator[tuple[str | None, ...]]:
     """Return the rows of a block of whole lines in UTF-8.
 

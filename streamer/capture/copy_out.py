@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from streamer.copytext import Block
 from streamer.session import Connection
 
 BLOCK: Final = 256 * 1024
@@ -68,7 +69,7 @@ class CopyOut:
                     rows.append(message)
                     size += len(message)
             if rows and (ended or size >= BLOCK):
-                yield b"".join(rows)
+                yield Block.of(rows)
                 rows.clear()
                 size = 0
             if ended:

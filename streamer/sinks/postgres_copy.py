@@ -26,6 +26,7 @@ from typing import Final
 
 import psycopg
 
+from streamer.copytext import rows_in
 from streamer.errors import ApplyError, SchemaError, TargetError
 from streamer.model import LSN, POSTGRES_EPOCH, Origin, SlotIdentity, TableName
 from streamer.ports import CopyTable, Progress, RowVersion, Start
@@ -243,7 +244,7 @@ class TableLoader:
         with cursor.copy(copy_into(into, [quote(c) for c in table.columns])) as copy:
             for block in blocks:
                 copy.write(block)
-                sent += block.count(b"\n")
+                sent += rows_in(block)
         if cursor.rowcount != sent:
             raise TargetError(f'table "{table.table}" on "{self._node}" took {cursor.rowcount} of {sent} copied rows')
         return sent
