@@ -188,7 +188,8 @@ class InitialCopy:
                     break
                 if attempt >= SHORT_WAITS:
                     self._complain(self.obstacle)
-                    self._hasten()
+                    if attempt.bit_count() == 1:  # more and more rarely: it is a write on every target
+                        self._hasten()
                 _sleep(pause, stopped)
         finally:
             self.obstacle = None

@@ -38,6 +38,8 @@ class CopyOut:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        #: how many have come
+        self.rows = 0
         self._taken = bytearray(BLOCK)
 
     def blocks(self) -> Iterator[bytes]:
@@ -69,6 +71,7 @@ class CopyOut:
                     rows.append(message)
                     size += len(message)
             if rows and (ended or size >= BLOCK):
+                self.rows += len(rows)
                 yield Block.of(rows)
                 rows.clear()
                 size = 0
@@ -77,11 +80,14 @@ class CopyOut:
 
     def _peek(self, plain: socket.socket, size: int) -> bytes:
         """What has come, without taking it; empty if the connection has ended, which is libpq's to tell."""
-        self._connection.poll(select.POLLIN)
-        try:
-            return plain.recv(size, socket.MSG_PEEK)
-        except OSError:
-            return b""
+        while True:
+            self._connection.poll(select.POLLIN)
+            try:
+                return plain.recv(size, socket.MSG_PEEK)
+            except BlockingIOError:  # it may have looked so: libpq must not be left with rows, which it would pass over
+                continue
+            except OSError:
+                return b""
 
     def _message(self, plain: socket.socket) -> tuple[int, bytes]:
         """Take a message, waiting until it is whole; return its type and what it says, or zero if the connection ends before."""

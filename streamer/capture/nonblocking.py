@@ -47,11 +47,15 @@ class Statements:
         self._pq.send_query(text.encode())
         yield from self.copied(block, row)
 
-    def copied(self, block: int, row: int) -> Generator[bytes | None]:
-        """Yield what `copy` does of statements that were sent; nothing but None of a COPY whose rows were taken by other means."""
+    def copied(self, block: int, row: int, taken: int = 0) -> Generator[bytes | None]:
+        """Yield what `copy` does of statements that were sent. Of a COPY whose rows were `taken` by other means, see that they were
+        all."""
+        told: int | None = 0
         while (result := (yield from self._result())) is not None and result.status != pq.ExecStatus.COPY_OUT:
-            pass
+            told = result.command_tuples
         if result is None:
+            if told != taken:
+                raise OperationalError(f"the server has sent {told} rows, of which {taken} were taken")
             return
         rows: list[bytes] = []
         size = 0

@@ -167,8 +167,9 @@ def blocks(connection: Connection, query: str) -> Iterator[bytes]:
     statements = Statements(connection)
     try:
         connection.pgconn.send_query(query.encode())
-        yield from CopyOut(connection).blocks()
-        for block in statements.copied(BLOCK, 0):
+        out = CopyOut(connection)
+        yield from out.blocks()
+        for block in statements.copied(BLOCK, 0, out.rows):
             if block is None:
                 statements.wait()
             else:

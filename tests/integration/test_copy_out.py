@@ -73,6 +73,17 @@ def test_an_error_amid_the_rows_is_the_servers(connection: Connection) -> None:
     assert read(connection, "SELECT 1") == b"1\n"
 
 
+def test_rows_that_got_lost_on_the_way_are_an_error(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Losing(copy_out.CopyOut):
+        def blocks(self) -> Iterator[bytes]:
+            yield from super().blocks()
+            self.rows -= 1
+
+    monkeypatch.setattr(snapshot, "CopyOut", Losing)
+    with pytest.raises(psycopg.OperationalError, match="has sent 2 rows, of which 1 were taken"):
+        list(blocks(connection, "COPY (VALUES (1), (2)) TO STDOUT"))
+
+
 def test_a_query_that_is_refused_tells_why(connection: Connection) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
         read(connection, "SELECT * FROM nowhere")

@@ -110,6 +110,26 @@ def test_a_row_of_which_a_part_is_missing_when_the_connection_ends_is_not_told(l
         assert b"".join(out.blocks()) == b"1\n"
 
 
+def test_a_look_that_finds_nothing_yet_is_not_taken_for_the_end() -> None:
+    """libpq passes over rows that it is left with."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    looks: list[int] = []
+
+    def too_early(events: int) -> int:
+        looks.append(events)
+        if len(looks) == 3:
+            theirs.sendall(message(*BEGIN) + message(*row(b"1")))
+        if len(looks) == 7:
+            theirs.sendall(message(*END))
+        return events
+
+    with ours, theirs:
+        connection = SimpleNamespace(pgconn=SimpleNamespace(socket=ours.fileno()), poll=too_early)
+        out = CopyOut(cast("Connection", connection))
+        assert (b"".join(out.blocks()), out.rows) == (b"1\n", 1)
+
+
 def test_what_is_cut_off_waits_for_its_rest() -> None:
     rows: list[bytes] = []
     data = message(*row(b"1")) + message(*row(b"2"))
