@@ -167,6 +167,7 @@ def blocks(connection: Connection, query: str) -> Iterator[bytes]:
     statements = Statements(connection)
     try:
         connection.pgconn.send_query(query.encode())
+        connection.send_all()
         out = CopyOut(connection)
         yield from out.blocks()
         for block in statements.copied(BLOCK, 0, out.rows):

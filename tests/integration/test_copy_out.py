@@ -60,8 +60,9 @@ def expected(connection: Connection, query: str) -> bytes:
         "SELECT FROM generate_series(1, 3)",
         "SELECT repeat(n::text, 3000000) FROM generate_series(1, 3) n",
         r"SELECT E'a\tb\nc\\d', NULL, ''",
+        f"SELECT 1 /* {'x' * 20_000_000} */",
     ],
-    ids=["many", "none", "no columns", "long rows", "escapes"],
+    ids=["many", "none", "no columns", "long rows", "escapes", "long query"],
 )
 def test_rows_are_those_that_psycopg_reads(connection: Connection, query: str) -> None:
     assert read(connection, query) == expected(connection, query)
