@@ -32,10 +32,10 @@ _KEEP: Final = (
     "INSERT INTO streamer.copied (id, buried, xid, origin, commit_time) "
     f"SELECT s.id, s.buried, (txid_current() % 4294967296)::text::xid, s.origin, s.commit_time FROM {_STAGE} AS s"
 )
-_BURY_AGAIN: Final = (
-    f"UPDATE streamer.tombstone AS d SET deleted = s.commit_time FROM {_STAGE} AS s "
-    "WHERE s.buried AND d.id = s.id AND {time} < s.commit_time"
+_KNOWN_LATER: Final = (
+    f"DELETE FROM {_STAGE} AS s USING streamer.tombstone AS d WHERE s.buried AND d.id = s.id AND {{time}} > s.commit_time"
 )
+_BURY_AGAIN: Final = f"UPDATE streamer.tombstone AS d SET deleted = s.commit_time FROM {_STAGE} AS s WHERE s.buried AND d.id = s.id"
 _BURY: Final = (
     "INSERT INTO streamer.tombstone (id, schema_name, table_name, key, deleted) "
     f"SELECT s.id, {{schema}}, {{name}}, s.key, s.commit_time FROM {_STAGE} AS s "
@@ -100,7 +100,11 @@ class CopiedVersions:
         time = self._time("t.xmin")
         for gone in (theirs, truncated):
             known = self._literal(seen.isoformat())
-            self._run(_DELETED_HERE.format(rows=rows, time=self._buried("t"), gone=gone, id=theirs, seen=known, **self._names))
+            self._run(
+                _DELETED_HERE.format(
+                    rows=rows, time=self._buried("t", "t.deleted"), gone=gone, id=theirs, seen=known, **self._names
+                )
+            )
         for gone in (own, truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
         assigned = [quote(c) for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
@@ -112,7 +116,8 @@ class CopiedVersions:
 
     def write(self) -> None:
         """Leave the tombstones, and note the true versions of what this transaction has written."""
-        self._run(_BURY_AGAIN.format(time=self._buried("d")))
+        self._run(_KNOWN_LATER.format(time=self._buried("d", "'-infinity'")))  # that of a key we have just deleted is ours
+        self._run(_BURY_AGAIN)
         self._run(_BURY.format(**self._names))
         self._run(_FORGET)
         self._run(_KEEP)
@@ -120,10 +125,11 @@ class CopiedVersions:
     def _id(self, row: str) -> str:
         return key_hash(self._connection, self._target.table, key_text(version(self._connection), row, self._key))
 
-    def _buried(self, tombstone: str) -> str:
-        """The expression for when a key was deleted: what an earlier load has brought has no time by its transaction."""
+    def _buried(self, tombstone: str, unknown: str) -> str:
+        """The expression for when a key was deleted, `unknown` if its transaction does not tell: that of an earlier load never
+        does, but what it has brought says so itself."""
         time, oldest = self._versions.time(f"{tombstone}.xmin"), self._literal(OLDEST.isoformat())
-        return f"coalesce(nullif({time}, {oldest}), {tombstone}.deleted)"
+        return f"CASE WHEN {time} = {oldest} THEN {tombstone}.deleted ELSE coalesce({time}, {unknown}) END"
 
     def _time(self, xid: str) -> str:
         return f"coalesce({self._versions.time(xid)}, '-infinity')"
