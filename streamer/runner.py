@@ -147,13 +147,15 @@ class Runner:
 
     def hasten(self) -> None:
         """Have the targets note at once how far they are, as a kick does; nobody is told. What is paused or out of reach is not
-        hastened."""
+        hastened, nor what rests between its runs: a run does so by itself, and must not be made longer."""
         with self._changed:
-            if self._paused or self._verdict is not None or not self._active:
+            if self._paused or self._verdict is not None or not self._active or isinstance(self._schedule, Resting):
                 return
             stream = self._stream
         with suppress(StreamerError):
-            stream.reach(stream.end_of_wal())
+            goal = stream.end_of_wal()  # not with the lock: the source may take long to answer
+            with self._changed:
+                stream.reach(goal)
 
     def _refuse_if_stopped(self) -> None:
         if self._verdict is not None:

@@ -112,12 +112,10 @@ def test_a_server_that_ends_the_session_amid_the_rows_is_an_error(source15: Data
 @pytest.fixture(scope="module")
 def encrypted(server_a: PostgresServer) -> Iterator[PostgresServer]:
     """A server that takes connections by TLS."""
-    with closing(PostgresServer(server_a.bin_dir, {"ssl": "off"})) as server:
+    with closing(PostgresServer(server_a.bin_dir, {"ssl": "on"})) as server:
         make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -keyout server.key -out server.crt"
         subprocess.run(make.split(), cwd=server.data_dir, check=True, capture_output=True, **unprivileged())
         server.start()
-        server.execute("ALTER SYSTEM SET ssl = on")
-        server.restart()
         yield server
 
 
