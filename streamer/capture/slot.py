@@ -54,6 +54,7 @@ class SlotSource:
         self._node, self._sync = name, sync
         self._url = node.url
         self._capture = node.capture
+        self._max_retained_bytes = node.max_retained_bytes
         self._slot = slot
         self._interest = interest
         self._selects = interest.selects
@@ -158,10 +159,17 @@ class SlotSource:
             stream, decoder, envelope = self._open(connection, places[0].position)
             try:
                 assembler = Assembler(self._node, envelope, self._interest, [(p.position, p.seen) for p in places])
-                release = Release(max(HELD_BYTES, _idle_bytes(connection, self._interest.echoing)))
+                release = Release(self._worth_releasing(connection))
                 yield SlotReader(stream, decoder, assembler, partial(self._look, connection), release)
             finally:
                 stream.finish(lambda: self._await_confirmation(connection, stream.confirmed))
+
+    def _worth_releasing(self, connection: Connection) -> int:
+        """How many bytes of WAL are worth a write on the targets: never so many that the guard of the node would warn first, nor
+        fewer than are noted anyway."""
+        limit = self._max_retained_bytes
+        held = HELD_BYTES if limit is None else min(HELD_BYTES, limit // 2)
+        return max(held, _idle_bytes(connection, self._interest.echoing))
 
     def _await_confirmation(self, connection: Connection, position: LSN) -> None:
         """Wait until the slot has what was confirmed last. Data that we have not read would make a close overtake it."""

@@ -116,6 +116,28 @@ def test_the_daemon_tells_what_is_held_back_and_status_is_critical_when_it_is_to
         wait_for(released, "the stream to have caught up")
 
 
+def test_a_limit_below_a_file_of_wal_did_not_stay_exceeded_on_a_source_that_had_become_quiet(
+    source18: Database, target15: Database
+) -> None:
+    """Where decoding may begin anew lies before the oldest open transaction; when that ended, too little followed to be noted."""
+    source18.execute(f"{TABLE}; {BUSY}")
+    config = guarded({"a": source18.url, "b": target15.url}, "4MB", "alert")
+    with running(config) as streams, source18.connect() as open_one:
+        open_one.execute("BEGIN")
+        open_one.execute("INSERT INTO t VALUES (1)")
+        source18.execute(WRITE)
+        source18.execute("CHECKPOINT")
+        wait_for(lambda: (slot(config).lag_bytes or 0) < MB, "what was written to be confirmed")
+        wait_for(lambda: node(streams).level is GuardLevel.EXCEEDED, "the guard to see what the open transaction holds")
+        open_one.execute("ROLLBACK")
+
+        def released() -> bool:
+            source18.execute("CHECKPOINT")
+            return node(streams).level is GuardLevel.OK
+
+        wait_for(released, "the WAL to be released")
+
+
 def test_a_manual_sync_that_never_runs_is_noticed_and_its_slot_dropped_if_the_config_says_so(
     source18: Database, target15: Database
 ) -> None:
