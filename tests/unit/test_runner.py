@@ -227,6 +227,30 @@ def test_a_quiet_source_does_not_keep_a_kick_waiting(start: Start) -> None:
     wait_for(lambda: live.source.confirmed == live.source.end, "the position to be confirmed")
 
 
+def test_a_hastened_stream_notes_how_far_it_is_and_nobody_is_told(start: Start) -> None:
+    live = start(continuous=True)
+    live.source.quiet = True
+    live.source.end = LSN(live.source.end + 50)  # WAL of others
+    wait_for(lambda: live.source.told == live.source.end, "the position to be told")
+    assert live.source.confirmed < live.source.end
+    live.runner.hasten()
+    wait_for(lambda: live.source.confirmed == live.source.end, "the position to be confirmed")
+    assert (live.report.kicks.asked, live.report.kicks.done) == (0, 0)
+
+
+def test_what_rests_between_its_runs_is_not_hastened_so_that_no_run_is_made_longer(start: Start) -> None:
+    manual = start()
+    manual.insert(1)
+    number = manual.hold_back_a_run()
+    goal = manual.source.end
+    manual.source.end = LSN(goal + 50)  # WAL of others
+    manual.runner.hasten()
+    manual.target.gate.set()
+    manual.finish(number)
+    manual.wait_for_states(State.RESTING)
+    assert (manual.ids, manual.source.confirmed) == ([1], goal)
+
+
 def test_a_kick_of_a_continuous_stream_whose_target_has_failed_for_good_fails(start: Start) -> None:
     live = start(continuous=True)
     live.target.fail_next("write", SlotError("wrong", "start over"))
