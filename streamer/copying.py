@@ -25,7 +25,7 @@ import structlog
 from streamer.copy_jobs import RANGE_ROWS, CopyJobs
 from streamer.errors import SlotError, TakenError, forgotten_rows, no_longer_captured, no_longer_carried, start_over
 from streamer.full_copies import FullCopies
-from streamer.joining import Joining, Settled, settled
+from streamer.joining import Joining, Settled, lacks_rows, settled
 from streamer.key_ranges import CopyAnew
 from streamer.model import LSN, POSTGRES_EPOCH, EdgeName, SlotIdentity, TableName
 from streamer.ports import CopyTable, Progress, Sink, SlotState, Snapshot, Source, Start
@@ -180,7 +180,7 @@ class InitialCopy:
         try:
             for attempt, pause in enumerate(_pauses()):
                 self.obstacle = (
-                    self._decide(source, sink, progress, stopped, None)
+                    self._decide(source, sink, progress, stopped, None) or lacks_rows(self._edge.source, source.tables())
                     if joining is None
                     else self._attempt(source, sink, progress, stopped, joining)
                 )
@@ -268,7 +268,7 @@ class InitialCopy:
                 if not joining.lock(progress):
                     return "another edge into the same target copies, or is about to"
                 obstacle = self._decide(source, sink, progress, stopped, joining)
-            obstacle = obstacle or joining.unsettled(progress)
+            obstacle = obstacle or joining.unsettled(progress) or lacks_rows(self._edge.source, source.tables())
             settled = obstacle is None and joining.start_streaming(progress)
             return obstacle
         finally:

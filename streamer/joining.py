@@ -106,6 +106,12 @@ class Joining:
         return EdgeName(self._edge.sync, other, self._edge.source)
 
 
+def lacks_rows(source: str, tables: Sequence[CopyTable]) -> str | None:
+    """Return what keeps the changes of a source from being told: they would come back to it with the rows of a copy."""
+    awaiting = next((table.table for table in tables if table.awaits_rows), None)
+    return None if awaiting is None else f'"{source}" waits for the rows of table "{awaiting}" itself'
+
+
 def _streams(source: str) -> str:
     """The lock that an edge from this source has while it streams."""
     return f"streams {source}"

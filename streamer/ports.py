@@ -151,6 +151,8 @@ class CopyTable:
     carried: bool = True
     #: whether triggers capture its changes
     by_triggers: bool = False
+    #: whether its first rows are still to come from another source: until then no change of this one is told
+    awaits_rows: bool = False
     #: the columns of the replica identity; none if it is FULL, or there is none
     key: tuple[str, ...] = ()
     #: a condition in SQL that the rows to copy fulfil; empty: all
@@ -320,7 +322,8 @@ class Sink(Protocol):
         """Return whether the target has this table."""
 
     def is_empty(self, table: TableName) -> bool:
-        """Return whether the target's table has no rows. Raises SchemaError if there is no such table."""
+        """Return whether the target's table has no rows, or none that a copy must leave alone. Raises SchemaError if there is no
+        such table."""
 
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows in `blocks` (COPY's text format), record the copy as whole, and where `start` says that other edges of the

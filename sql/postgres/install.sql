@@ -92,6 +92,18 @@ CREATE TABLE streamer.member (
     PRIMARY KEY (sync, target)
 );
 
+-- Where the first rows of an edge's table come from, as `setup` found it without rows here: by a copy, whatever applications write here
+-- before that, or, if no source had any, all of them with the stream. Nothing leaves this node before the copies are here.
+CREATE TABLE streamer.first_rows (
+    sync text NOT NULL,
+    source text NOT NULL,
+    target text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    by_copy boolean NOT NULL,
+    PRIMARY KEY (sync, source, target, schema_name, table_name)
+);
+
 -- A deleted key, or a truncated table; the row's xmin tells when and where that was. The id is the MD5 of the compact JSON array of
 -- schema, table and the key's values as text; of schema and table alone for a truncate. Written by triggers on the tables.
 CREATE TABLE streamer.tombstone (

@@ -108,7 +108,7 @@ class Leaving:
         yield from removals.origin_removals(names)
         if installation.is_there(connection):
             for sync in self._syncs:
-                for table in ("progress", "copy", "copied_part", "quarantine"):
+                for table in ("progress", "copy", "copied_part", "first_rows", "quarantine"):
                     what = f"{table} of edge {EdgeName(sync, self._node, other)}"
                     yield from removals.rows(connection, table, what, sync=sync, source=self._node, target=other)
             yield from removals.triggers(connection, other, self._rest)

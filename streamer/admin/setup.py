@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from streamer.admin import capture_triggers, installation, keyless, unrecorded
+from streamer.admin import capture_triggers, first_rows, installation, keyless, unrecorded
 from streamer.admin.check_shapes import carry_filtered_rows
 from streamer.admin.create_tables import create_missing
 from streamer.admin.nodes import Say, chosen_syncs, session
@@ -67,6 +67,7 @@ def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) ->
         carry_filtered_rows(config, sync, source, fix=fix, say=say)
     for node in servers:
         keep_keys(config, node, say)
+    first_rows.note_copies(config, sync)
     grown = False
     for source in settings.sources:
         with session(config, source) as connection:
@@ -78,6 +79,7 @@ def _set_up(config: Config, sync: str, new: set[str], say: Say, *, fix: bool) ->
             told = unrecorded.of_lost(config, edge) if lost else unrecorded.of_kept(config, edge)
             if told is not None:
                 say(told)
+    first_rows.note_streams(config, sync)
     if grown:
         say(
             f'sync "{sync}" has more tables now; streamer run takes them up when it is started again, or by: '

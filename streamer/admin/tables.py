@@ -146,6 +146,9 @@ def _in_server(config: Config, edge: EdgeName, names: Sequence[TableName]) -> _S
     with session(config, edge.target) as connection:
         existing = frozenset(n for n in names if has_table(connection, n))
         filled = {n for n in existing if connection.execute(f"SELECT 1 FROM {quoted(n)} LIMIT 1".encode()).fetchone()}
+        if installation.has_table(connection, "first_rows"):
+            query = "SELECT schema_name, table_name FROM streamer.first_rows WHERE sync = %s AND target = %s AND by_copy"
+            filled -= {TableName(*row) for row in connection.execute(query, [edge.sync, edge.target])}
         copied = frozenset[TableName]()
         if installation.has_table(connection, "copy"):
             query = (

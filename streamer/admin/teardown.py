@@ -64,6 +64,7 @@ _OF_A_SYNC: Final = {
     "copy": "copy",
     "copied_part": "copied ranges",
     "post_data": "indexes and constraints that were never made",
+    "first_rows": "tables that have not begun",
     "member": "membership",
     "conflict": "conflicts",
     "quarantine": "quarantine",

@@ -33,7 +33,7 @@ def of_lost(config: Config, edge: EdgeName) -> str | None:
         return None
     wanted = _wanted(config, edge)
     with session(config, edge.target) as connection:
-        tables = _with_rows(connection, wanted)
+        tables = with_rows(connection, wanted)
     return _told(config, edge, tables, f"{edge.target} was restored from a backup or filled earlier")
 
 
@@ -53,7 +53,7 @@ def of_kept(config: Config, edge: EdgeName) -> str | None:
         with session(config, edge.target) as connection:
             begun = connection.execute(_BEGUN, asdict(edge)).fetchone() is not None
             recorded = {TableName(*row) for row in connection.execute(_RECORDED, asdict(edge))}
-            tables = _with_rows(connection, [t for t in wanted if t not in recorded])
+            tables = with_rows(connection, [t for t in wanted if t not in recorded])
     if not begun and (settings.copy_rows == "never" or settings.multi_master):  # sources have rows before they find each other
         return None
     return _told(config, edge, tables, "they may differ")
@@ -63,9 +63,10 @@ _OF_EDGE: Final = "sync = %(sync)s AND source = %(source)s AND target = %(target
 _BEGUN: Final = f"SELECT 1 FROM streamer.progress WHERE {_OF_EDGE}"
 _RECORDED: Final = (
     f"SELECT schema_name, table_name FROM streamer.copy WHERE {_OF_EDGE} "
-    f"UNION SELECT schema_name, table_name FROM streamer.copied_part WHERE {_OF_EDGE}"
+    f"UNION SELECT schema_name, table_name FROM streamer.copied_part WHERE {_OF_EDGE} "
+    f"UNION SELECT schema_name, table_name FROM streamer.first_rows WHERE {_OF_EDGE}"
 )
-"""Tables of which the edge has a record, that of an unfinished copy too."""
+"""Tables of which the edge has a record, that of an unfinished copy and one whose first rows are to come."""
 
 
 def _told(config: Config, edge: EdgeName, tables: Sequence[TableName], unless: str) -> str | None:
@@ -89,7 +90,8 @@ def _wanted(config: Config, edge: EdgeName) -> list[TableName]:
         return [t.table for t in shaped_tables(keys.on_targets(captured, settings.key_for), settings.shapes_for(edge.target))]
 
 
-def _with_rows(connection: Connection, tables: Sequence[TableName]) -> list[TableName]:
+def with_rows(connection: Connection, tables: Sequence[TableName]) -> list[TableName]:
+    """Return those of the tables that are there and have rows."""
     return [t for t in tables if has_table(connection, t) and _has_rows(connection, t)]
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -20,6 +21,7 @@ from streamer.capture import keys, publication
 from streamer.capture.assemble import Assembler, Interest
 from streamer.capture.catalog import SourceTable, generated_columns, read_tables, require_names
 from streamer.capture.diagnose import Diagnosis
+from streamer.capture.first_rows import awaited
 from streamer.capture.key_ranges import copied_table
 from streamer.capture.named_keys import Decoder, NamedKeys
 from streamer.capture.pgoutput import PgoutputDecoder
@@ -112,10 +114,14 @@ class SlotSource:
             keys.require(self._node, captured, self._keys)
             carried = self._carried_of(connection, captured)
             self._note(captured, carried)
-        return [
-            copied_table(t, carried=t.table in carried, whole=self._whole(t.table), key=keys.identity_key(t, self._keys(t.table)))
-            for t in tables
-        ]
+            awaiting = awaited(connection, self._sync, self._node, self._interest)
+
+        def found(t: SourceTable) -> CopyTable:
+            key = keys.identity_key(t, self._keys(t.table))
+            copied = copied_table(t, carried=t.table in carried, whole=self._whole(t.table), key=key)
+            return replace(copied, awaits_rows=t.table in awaiting)
+
+        return list(map(found, tables))
 
     def _carried_of(self, connection: Connection, tables: Sequence[SourceTable]) -> set[TableName]:
         """Which of the tables the stream carries."""

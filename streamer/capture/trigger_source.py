@@ -19,6 +19,7 @@ from streamer.capture import batches, keys, trigger_query
 from streamer.capture.assemble import Interest
 from streamer.capture.batches import Batches, Standing, position_of
 from streamer.capture.catalog import read_tables
+from streamer.capture.first_rows import awaited
 from streamer.capture.key_ranges import copied_table
 from streamer.capture.nonblocking import Statements
 from streamer.capture.snapshot import ExportedSnapshot
@@ -91,8 +92,9 @@ class TriggerSource:
             wanted, whole = keys.divided(tables, self._interest)
             keys.require(self._node, [t for t in tables if t.table not in whole], self._interest.keys)
             carried = TriggerTables(connection, self._node, self._sync, self._interest).names
+            awaiting = awaited(connection, self._sync, self._node, self._interest)
         made = (copied_table(t, carried=t.table in carried, whole=t.table in whole, key=wanted.get(t.table, ())) for t in tables)
-        return [replace(table, by_triggers=True) for table in made]
+        return [replace(table, by_triggers=True, awaits_rows=table.table in awaiting) for table in made]
 
     @contextmanager
     def read_from(self, places: Sequence[Place]) -> Iterator[TriggerReader]:

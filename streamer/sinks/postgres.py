@@ -49,7 +49,7 @@ class PostgresSink:
         self._loader = (
             TableLoader(session, on_error=self._on_error)
             if masters is None
-            else TableLoader(session, masters.max_clock_skew, masters.tombstone_days)
+            else TableLoader(session, masters.max_clock_skew, masters.tombstone_days, rules=masters.rules)
         )
         self._quarantine = self._read_quarantine()
         self._writer = GroupWriter(session, self._quarantine) if masters is None else TransactionWriter(session, masters)
@@ -83,7 +83,7 @@ class PostgresSink:
         return self._loader.has(table)
 
     def is_empty(self, table: TableName) -> bool:
-        """Return whether the target's table has no rows."""
+        """Return whether the target's table has no rows, or none that a copy must leave alone."""
         return self._loader.is_empty(table)
 
     def keep(self, table: TableName, position: LSN) -> None:

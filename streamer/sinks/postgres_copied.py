@@ -18,6 +18,7 @@ from psycopg import Cursor, sql
 from streamer.model import Version
 from streamer.ports import RowVersion
 from streamer.session import Connection, version
+from streamer.sinks.policy import Rules
 from streamer.sinks.postgres_table import TargetTable, quote
 from streamer.versions import OLDEST, Versions, key_hash, key_id, key_json, key_text
 
@@ -43,13 +44,15 @@ _BURY: Final = (
 )
 _OLDEST_HERE: Final = """
 SELECT least((SELECT min({time}) FROM {table} AS t),
-             (SELECT min({time}) FROM streamer.tombstone AS t WHERE t.schema_name = {schema} AND t.table_name = {name}))
+             (SELECT min({buried}) FROM streamer.tombstone AS t WHERE t.schema_name = {schema} AND t.table_name = {name}))
 """
-_DELETED_HERE: Final = f"""
-DELETE FROM {{rows}} AS s
-USING (SELECT t.id, {{time}} AS at FROM streamer.tombstone AS t
-       WHERE t.schema_name = {{schema}} AND t.table_name = {{name}}) AS d
-WHERE d.id = {{gone}} AND d.at > {{seen}}
+_DELETED_HERE: Final = """
+DELETE FROM {rows} AS s
+USING (SELECT t.id, {time} AS at FROM streamer.tombstone AS t
+       WHERE t.schema_name = {schema} AND t.table_name = {name}) AS d
+WHERE d.id = {gone} AND d.at > {seen}{unless}
+"""
+_UNLESS_LATER: Final = f"""
   AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS w WHERE w.id = {{id}} AND NOT w.buried AND w.commit_time > d.at)
 """
 _DELETED_THERE: Final = (
@@ -63,23 +66,33 @@ _LATER_THERE: Final = f"""
 UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s, {_STAGE} AS w
 WHERE w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time
 """
+_KEEP_MERGED: Final = """
+INSERT INTO streamer.version (id, xid)
+SELECT {own}, t.xmin FROM {table} AS t, {rows} AS s
+WHERE {same} AND NOT t.xmin = (txid_current() % 4294967296)::text::xid
+  AND NOT EXISTS (SELECT 1 FROM streamer.version AS m WHERE m.id = {own})
+"""
+_MERGE: Final = "UPDATE {table} AS t SET {set} FROM {rows} AS s WHERE {same}"
 _TRUE: Final = "SELECT id::text, xid::text, commit_time, origin FROM streamer.copied WHERE buried = %s AND id = ANY(%s::uuid[])"
 
 
 class CopiedVersions:
-    """What one load does about versions, in its transaction; `versions` is how to ask the target."""
+    """What one load does about versions, in its transaction; `versions` is how to ask the target. With `rules`, the target's rows
+    are not known to the source: their columns are merged with those of copied ones, as they will be there."""
 
-    def __init__(self, connection: Connection, target: TargetTable, versions: Versions) -> None:
+    def __init__(self, connection: Connection, target: TargetTable, versions: Versions, rules: Rules | None) -> None:
         self._connection = connection
         self._target = target
         self._versions = versions
+        self._rules = rules or Rules("latest")
         self._key = [quote(c) for c in target.keys[0]]
         table = target.table
         self._names = {"schema": self._literal(table.schema), "name": self._literal(table.name), "table": target.rows}
 
     def oldest_here(self) -> datetime | None:
         """Return the time of the oldest row or tombstone that the target has, if known."""
-        row = self._run(_OLDEST_HERE.format(time=self._versions.time("t.xmin"), **self._names)).fetchone()
+        names = {"time": self._versions.time(self._written()), "buried": self._versions.time("t.xmin"), **self._names}
+        row = self._run(_OLDEST_HERE.format(**names)).fetchone()
         return row[0] if row else None
 
     def stage(self, rows: Iterable[RowVersion]) -> None:
@@ -97,22 +110,41 @@ class CopiedVersions:
         the target what is older. What was deleted here up to `seen` was known to the source."""
         theirs, own = self._id("s"), self._id("t")
         truncated = f"'{key_id(self._target.table, ())}'::uuid"
-        time = self._time("t.xmin")
+        time = self._time(self._written())
         for gone in (theirs, truncated):
             known = self._literal(seen.isoformat())
             self._run(
                 _DELETED_HERE.format(
-                    rows=rows, time=self._buried("t", "t.deleted"), gone=gone, id=theirs, seen=known, **self._names
+                    rows=rows,
+                    time=self._buried("t", "t.deleted"),
+                    gone=gone,
+                    seen=known,
+                    unless="" if self._rules.merged else _UNLESS_LATER.format(id=theirs),
+                    **self._names,
                 )
             )
         for gone in (own, truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
-        assigned = [quote(c) for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
-        if assigned:
-            same = " AND ".join(f"t.{c} = s.{c}" for c in self._key)
+        there = {"rows": rows, "same": " AND ".join(f"t.{c} = s.{c}" for c in self._key), **self._names}
+        plain = [c for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
+        if assigned := [quote(c) for c in plain if c not in self._rules.merged]:
             set_ = ", ".join(f"{c} = s.{c}" for c in assigned)
-            self._run(_FORGET_MERGED.format(rows=rows, id=theirs, same=same, time=time, **self._names))
-            self._run(_LATER_THERE.format(set=set_, rows=rows, id=theirs, same=same, time=time, **self._names))
+            self._run(_LATER_THERE.format(set=set_, id=theirs, time=time, **there))
+            self._run(_FORGET_MERGED.format(id=theirs, time=time, **there))
+        if merged := [c for c in plain if c in self._rules.merged]:
+            self._run(_KEEP_MERGED.format(own=own, **there))
+            self._run(_MERGE.format(set=", ".join(f"{quote(c)} = {self._sum(c)}" for c in merged), **there))
+
+    def _sum(self, column: str) -> str:
+        """The expression for a merged column of two rows that were inserted independently (as merge.py has it)."""
+        ours, theirs = f"t.{quote(column)}", f"s.{quote(column)}"
+        if column in self._rules.delta:
+            both = f"{ours} + {theirs}"
+        else:  # equal values may be written differently: every node must choose the same text
+            better = ">" if column in self._rules.max else "<"
+            ours_stay = f"{ours} {better} {theirs} OR ({ours} = {theirs} AND {ours}::text {better} {theirs}::text)"
+            both = f"CASE WHEN {ours_stay} THEN {ours} ELSE {theirs} END"
+        return f"CASE WHEN {ours} IS NULL THEN {theirs} WHEN {theirs} IS NULL THEN {ours} ELSE {both} END"
 
     def write(self) -> None:
         """Leave the tombstones, and note the true versions of what this transaction has written."""
@@ -124,6 +156,13 @@ class CopiedVersions:
 
     def _id(self, row: str) -> str:
         return key_hash(self._connection, self._target.table, key_text(version(self._connection), row, self._key))
+
+    def _written(self) -> str:
+        """The expression for the transaction that wrote a row here, but for its merged columns."""
+        if not self._rules.merged:
+            return "t.xmin"
+        own = self._id("t")
+        return f"coalesce((SELECT m.xid FROM streamer.version AS m WHERE m.id = {own}), t.xmin)"
 
     def _buried(self, tombstone: str, unknown: str) -> str:
         """The expression for when a key was deleted, `unknown` if its transaction does not tell: that of an earlier load never

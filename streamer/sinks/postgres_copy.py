@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -31,6 +31,7 @@ from streamer.errors import ApplyError, SchemaError, TargetError
 from streamer.model import LSN, POSTGRES_EPOCH, Origin, SlotIdentity, TableName
 from streamer.ports import CopyTable, Progress, RowVersion, Start
 from streamer.session import Connection, version
+from streamer.sinks.policy import Rules
 from streamer.sinks.postgres_apply import refusal_of_a_row
 from streamer.sinks.postgres_copied import CopiedVersions
 from streamer.sinks.postgres_ranges import PostgresRanges
@@ -54,6 +55,10 @@ _COPY: Final = (
     "INSERT INTO streamer.copy (position, origin, origin_position, origin_time, sync, source, target, schema_name, table_name) "
     "VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
+_OF_TARGET: Final = "sync = %s AND target = %s AND schema_name = %s AND table_name = %s"
+_BY_COPY: Final = f"SELECT bool_or(by_copy) FROM streamer.first_rows WHERE {_OF_TARGET}"
+_HAS_FIRST_ROWS: Final = f"DELETE FROM streamer.first_rows WHERE {_OF_TARGET}"
+_HAS_BEGUN: Final = f"DELETE FROM streamer.first_rows WHERE {_COPIED}"
 _BEGIN: Final = (
     "INSERT INTO streamer.progress (sync, source, target, system_identifier, database, slot, position, origin, origin_position, "
     "origin_time) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -67,10 +72,17 @@ _ALL_COPIED: Final = "SELECT source, schema_name, table_name, position FROM stre
 
 class TableLoader:
     """Begins one edge and loads its tables. With `masters`, several nodes write them; it is then the seconds that the clock of
-    another one may be ahead, and `days` is for how long versions are kept.
+    another one may be ahead, `days` is for how long versions are kept, and `rules` tells which columns are merged.
     """
 
-    def __init__(self, session: TargetSession, masters: float | None = None, days: int = 7, on_error: OnError = stops) -> None:
+    def __init__(
+        self,
+        session: TargetSession,
+        masters: float | None = None,
+        days: int = 7,
+        on_error: OnError = stops,
+        rules: Callable[[TableName], Rules] = lambda table: Rules("latest"),
+    ) -> None:
         self._session = session
         self._node = session.node
         self._source = session.edge.source
@@ -78,6 +90,7 @@ class TableLoader:
         self._where = session.where
         self._skew = masters
         self._days = timedelta(days=days)
+        self._rules = rules
         self._locks: set[str] = set()
         #: what records tables that are loaded in ranges
         self.ranges = PostgresRanges(session, self._record_own, functools.partial(_empty, gently=False), on_error)
@@ -126,6 +139,7 @@ class TableLoader:
         values = [str(position), source, str(position), time, sync, source, target, *_parts(table)]
         if connection.execute(_COPY_AGAIN, values).rowcount == 0:
             connection.execute(_COPY, values)
+        connection.execute(_HAS_BEGUN, values[4:])
 
     def _record_own(self, connection: Connection, table: TableName, position: LSN) -> None:
         self._record(connection, self._source, table, position, POSTGRES_EPOCH)
@@ -162,9 +176,20 @@ class TableLoader:
         return True
 
     def is_empty(self, table: TableName) -> bool:
-        """Return whether the target's table has no rows."""
+        """Return whether the target's table has no rows; of one that had none when `setup` looked, whether a copy brings them."""
         with self._session.errors():
-            return _is_empty(self._connection, read_target(self._connection, self._node, table))
+            empty = _is_empty(self._connection, read_target(self._connection, self._node, table))
+            by_copy = self._by_copy(table)
+            return empty if by_copy is None else by_copy
+
+    def _by_copy(self, table: TableName) -> bool | None:
+        """Whether the first rows of the table are still to come, and by a copy; None if that is not known."""
+        row = self._connection.execute(_BY_COPY, self._of_target(table)).fetchone()
+        return row[0] if row else None
+
+    def _of_target(self, table: TableName) -> list[str]:
+        sync, _, target = self._where
+        return [sync, target, *_parts(table)]
 
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, in one transaction."""
@@ -173,15 +198,17 @@ class TableLoader:
                 target = read_target(connection, self._node, table.table)
                 write = functools.partial(self._copy, connection, table, quoted(table.table), blocks)
                 return self.ranges.load(connection, target, start.within, start, write)
+            rules = self._rules(table.table) if self._skew is not None and self._by_copy(table.table) else None
             self._record(connection, self._source, table.table, start.position, start.time)
             for source, position in start.others.items():
                 self._record(connection, source, table.table, position, POSTGRES_EPOCH)
+            connection.execute(_HAS_FIRST_ROWS, self._of_target(table.table))
             target = read_target(connection, self._node, table.table)
             if start.replace:
                 _empty(connection, target, gently=start.gently)
             else:
                 connection.execute(f"LOCK TABLE {quoted(table.table)} IN SHARE ROW EXCLUSIVE MODE")
-            copied = CopiedVersions(connection, target, self._versions()) if self._skew is not None and target.keys else None
+            copied = CopiedVersions(connection, target, self._versions(), rules) if self._skew is not None and target.keys else None
             if self._is_untouched(connection, target):
                 sent = self._copy(connection, table, quoted(table.table), blocks)
                 if copied is not None:

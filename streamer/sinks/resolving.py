@@ -95,7 +95,7 @@ class Resolving:
             return
         if merges and self._of_deleted(at, key, change, stored, new):
             return
-        disputed = self._disputed(at, stored, None)
+        disputed = self._disputed(at, stored, None) or self._is_new_to(at, stored)
         row = new
         if merges and (disputed or stored.version is None or stored.version.time is None):
             row = at.plan.merged(new, stored.row, None, new)
@@ -258,6 +258,14 @@ class Resolving:
         if version.time is None:
             return at.plan.full and old is not None and stored.row is not None and at.plan.differ(old, stored.row)
         return not self.origin.knew(version)
+
+    def _is_new_to(self, at: Touched, stored: Stored) -> bool:
+        """Whether a row that an insert meets cannot have been there for the origin, whatever it has seen: that is told of all
+        tables at once, and a copy may have brought another one's. A net change may leave out the delete before it."""
+        version = stored.version
+        if version is None or version.time is None or at.table.relation.net:
+            return False
+        return version.node != self.version.node
 
     def _leaves(self, at: Touched, kind: ConflictKind, key: Key, change: Kind, stored: Stored, new: Row | None) -> Winner:
         """Decide whether a row that was written meanwhile goes from its key."""

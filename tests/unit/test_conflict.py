@@ -57,6 +57,14 @@ def test_changes_that_meet_what_their_origin_knew_are_written_as_they_are() -> N
     ]
 
 
+def test_an_insert_that_meets_a_row_did_not_know_it_though_its_origin_had_seen_as_much_of_other_tables() -> None:
+    """A copy of one table tells the time of its snapshot for all; what was added to a row of another table was lost."""
+    of, rules = relation("kn"), Rules("latest", delta=frozenset("n"))
+    resolution = resolve(insert("1", "3", into=of), rows={"1": stored("1", "2")}, rules=rules, seen={"a": 5})
+    assert changes(resolution) == [(UPDATE, ("1", "2"), ("1", "5"))]
+    assert only(resolution).kind is ConflictKind.INSERT_EXISTS
+
+
 def test_a_change_from_the_origin_of_the_stored_version_applies_though_its_clock_stepped_back() -> None:
     resolution = resolve(update(("1", "x"), ("1", "y")), rows={"1": stored("1", "x", by="b", when=20)})
     assert resolution == Resolution([Effect(update(("1", "x"), ("1", "y")))])
