@@ -54,7 +54,7 @@ def wait_until_equal(nodes: Mapping[str, Database], names: str) -> dict[str, lis
         found = {name: rows(name) for name in names}
         return found if any(of != found[names[0]] for of in found.values()) else {}
 
-    wait_for_equal(differing, {}, "all nodes to be equal")
+    wait_for_equal(differing, dict[str, dict[str, list[Row]]](), "all nodes to be equal")
     return rows(names[0])
 
 

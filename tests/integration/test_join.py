@@ -7,9 +7,8 @@ came back. They insert, update and delete without a pause, from before the node 
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
@@ -27,9 +26,10 @@ from streamer.sinks.postgres_triggers import ensure
 from streamer.versions import OLDEST
 from tests.configs import checked
 from tests.conftest import Databases
+from tests.integration.applications import Application, Statement, more, writing
 from tests.integration.streams import four_nodes, running
 from tests.servers import Database, PostgresServer, Row
-from tests.waiting import wait_for, wait_for_equal
+from tests.waiting import wait_for_equal
 
 TABLES = ("items", "quiet", "unused")
 OLD_ROWS = 3000
@@ -61,35 +61,19 @@ def configured(nodes: Mapping[str, Database], sources: Sequence[str], targets: S
     return config
 
 
-class Writer:
-    """An application on one node: it changes rows of its own, one transaction after the other."""
+class Writer(Application):
+    """It changes rows of its own."""
 
     def __init__(self, name: str, database: Database) -> None:
-        self.name, self._database = name, database
+        super().__init__(name, database)
         self._next = (1 + "abcd".index(name)) * RANGE
         self.mine: list[int] = []
         self._dice = random.Random(name)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"writer {name}", daemon=True)
-        self.transactions = 0
 
-    def start(self) -> None:
-        self._thread.start()
+    def next(self) -> list[Statement]:
+        return [self._statement() for _ in range(self._dice.randint(1, 3))]
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._database.connect() as connection:
-            connection.autocommit = True
-            while not self._stop.wait(0.002):
-                with connection.transaction():
-                    for _ in range(self._dice.randint(1, 3)):
-                        connection.execute(*self._statement())
-                self.transactions += 1
-
-    def _statement(self) -> tuple[str, list[object]]:
+    def _statement(self) -> Statement:
         what = self._dice.random()
         if what < 0.5 or not self.mine:
             self._next += 1
@@ -100,23 +84,8 @@ class Writer:
         return "DELETE FROM items WHERE id = %s", [self.mine.pop(self._dice.randrange(len(self.mine)))]
 
 
-@contextmanager
-def writing(nodes: Mapping[str, Database], names: str) -> Iterator[list[Writer]]:
-    """Applications write on these nodes while the context lasts."""
-    writers = [Writer(name, nodes[name]) for name in names]
-    for writer in writers:
-        writer.start()
-    try:
-        yield writers
-    finally:
-        for writer in writers:
-            writer.stop()
-
-
-def more(writers: Sequence[Writer], transactions: int = 50) -> None:
-    """Wait until each of them has written some more."""
-    goals = {writer: writer.transactions + transactions for writer in writers}
-    wait_for(lambda: all(w.transactions >= goal for w, goal in goals.items()), "applications to write on")
+def writers_on(nodes: Mapping[str, Database], names: str) -> list[Writer]:
+    return [Writer(name, nodes[name]) for name in names]
 
 
 def contents(database: Database) -> dict[str, list[Row]]:
@@ -153,11 +122,11 @@ def test_a_third_source_joins_while_the_others_write(nodes: dict[str, Database],
     fill(nodes["a"])
     with ExitStack() as applications:
         with running(configured(nodes, "ab", triggers=triggers)):
-            writers = applications.enter_context(writing(nodes, "ab"))
+            writers = applications.enter_context(writing(writers_on(nodes, "ab")))
             more(writers)
         more(writers)  # the edges have something to catch up on when the third one comes
         with running(configured(nodes, "abc", triggers=triggers)) as streams:
-            with writing(nodes, "c") as third:
+            with writing(writers_on(nodes, "c")) as third:
                 more([*writers, *third])
             for writer in writers:
                 writer.stop()
@@ -172,7 +141,7 @@ def test_a_third_source_joins_while_the_others_write(nodes: dict[str, Database],
 @pytest.mark.parametrize("sources", ["ab", "abc"])
 def test_applications_may_write_on_all_sources_from_the_first_moment(nodes: dict[str, Database], sources: str) -> None:
     config = configured(nodes, sources)
-    with writing(nodes, sources) as writers, running(config) as streams:
+    with writing(writers_on(nodes, sources)) as writers, running(config) as streams:
         more(writers)
         for writer in writers:
             writer.stop()
@@ -184,7 +153,7 @@ def test_applications_may_write_on_all_sources_from_the_first_moment(nodes: dict
 
 def test_the_rows_of_one_source_reach_all_others_however_they_begin(nodes: dict[str, Database]) -> None:
     fill(nodes["b"])
-    with running(configured(nodes, "abc", "d")), writing(nodes, "abc") as writers:
+    with running(configured(nodes, "abc", "d")), writing(writers_on(nodes, "abc")) as writers:
         more(writers)
         for writer in writers:
             writer.stop()
@@ -196,7 +165,7 @@ def test_a_target_is_added_to_a_mesh_while_its_sources_write(nodes: dict[str, Da
     fill(nodes["a"])
     with ExitStack() as applications:
         with running(configured(nodes, "ab")):
-            writers = applications.enter_context(writing(nodes, "ab"))
+            writers = applications.enter_context(writing(writers_on(nodes, "ab")))
             more(writers)
         more(writers)
         with running(configured(nodes, "ab", "d")) as streams:

@@ -7,9 +7,8 @@ is on its way to both.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 import pytest
@@ -24,6 +23,7 @@ from streamer.sinks.postgres_copy import TableLoader
 from streamer.sinks.postgres_session import TargetSession
 from tests.configs import checked
 from tests.conftest import Databases
+from tests.integration.applications import Application, Statement, more, writing
 from tests.integration.streams import four_nodes, running
 from tests.servers import Database, PostgresServer, Row
 from tests.waiting import wait_for, wait_for_equal
@@ -227,56 +227,24 @@ def test_a_copy_does_not_wait_for_ever_for_a_source_on_which_nobody_writes(nodes
         assert nodes["a"].query("SELECT id FROM items") == [(1,)]
 
 
-class Writer:
-    """An application that writes to rows that others write to as well."""
+class Writer(Application):
+    """It writes to rows that others write to as well."""
 
     def __init__(self, name: str, database: Database, seed: int) -> None:
-        self._name, self._database = name, database
+        super().__init__(name, database)
         self._dice = random.Random(f"{name} {seed}")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"writer {name}", daemon=True)
-        self.transactions = 0
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with self._database.connect() as connection:
-            connection.autocommit = True
-            while not self._stop.wait(0.002):
-                connection.execute(*self._statement())
-                self.transactions += 1
-
-    def _statement(self) -> tuple[str, list[object]]:
+    def next(self) -> list[Statement]:
         key, what = self._dice.randint(1, HOT), self._dice.random()
         if what < 0.35:
-            return "INSERT INTO items VALUES (%s, %s, 0) ON CONFLICT DO NOTHING", [key, self._name]
+            return [("INSERT INTO items VALUES (%s, %s, 0) ON CONFLICT DO NOTHING", [key, self.name])]
         if what < 0.75:
-            return "UPDATE items SET writer = %s, n = %s WHERE id = %s", [self._name, self.transactions, key]
-        return "DELETE FROM items WHERE id = %s", [key]
+            return [("UPDATE items SET writer = %s, n = %s WHERE id = %s", [self.name, self.transactions, key])]
+        return [("DELETE FROM items WHERE id = %s", [key])]
 
 
-@contextmanager
-def writing(nodes: Mapping[str, Database], names: str, seed: int) -> Iterator[list[Writer]]:
-    """Applications write on these nodes while the context lasts."""
-    writers = [Writer(name, nodes[name], seed) for name in names]
-    for writer in writers:
-        writer.start()
-    try:
-        yield writers
-    finally:
-        for writer in writers:
-            writer.stop()
-
-
-def more(writers: list[Writer], transactions: int = 50) -> None:
-    """Wait until each of them has written some more."""
-    goals = {writer: writer.transactions + transactions for writer in writers}
-    wait_for(lambda: all(w.transactions >= goal for w, goal in goals.items()), "applications to write on")
+def writers_on(nodes: Mapping[str, Database], names: str, seed: int) -> list[Writer]:
+    return [Writer(name, nodes[name], seed) for name in names]
 
 
 @pytest.mark.parametrize("joining_writes", [False, True])
@@ -288,7 +256,7 @@ def test_all_agree_about_rows_that_everybody_writes_while_a_node_joins(
     print("seed", seed)
     with ExitStack() as everything:
         with running(configured(nodes, "ab")):
-            writers = everything.enter_context(writing(nodes, "ab", seed))
+            writers = everything.enter_context(writing(writers_on(nodes, "ab", seed)))
             more(writers)
         config = configured(nodes, "abc")
         with nodes[held_back].connect() as locking:
@@ -298,7 +266,7 @@ def test_all_agree_about_rows_that_everybody_writes_while_a_node_joins(
             streams = everything.enter_context(running(config, wait=False))
             wait_for(lambda: nodes["c"].query("SELECT 1 FROM streamer.copy WHERE table_name = 'items'"), "the copy")
             if joining_writes:
-                writers += everything.enter_context(writing(nodes, "c", seed))
+                writers += everything.enter_context(writing(writers_on(nodes, "c", seed)))
                 more(writers)
             locking.execute("COMMIT")
         for writer in writers:
