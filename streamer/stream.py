@@ -32,7 +32,7 @@ from streamer.errors import InternalError, StreamerError
 from streamer.model import LSN, Idle, Piece, TableName
 from streamer.ports import Place, Reader, Source
 from streamer.progress import Confirmation
-from streamer.report import Problem, Sessions, State, StreamReport
+from streamer.report import EdgeReport, Problem, Sessions, State, StreamReport
 from streamer.retry import Backoff
 
 WAIT_SECONDS: Final = 0.2
@@ -252,15 +252,22 @@ class Stream:
     def report(self) -> StreamReport:
         """Return what the stream and its edges are doing now."""
         edges = [edge.report() for edge in self._edges]
-        waiting = self._state is State.STARTING and all(edge.state is State.STANDBY for edge in edges)
         confirmed = self._confirmable()
         return StreamReport(
             self._sync,
             self._node,
-            State.STANDBY if waiting else self._state,
+            _before_reading(edges) if self._state is State.STARTING else self._state,
             str(confirmed) if confirmed else "",
             self._problem,
             edges,
             sessions=self._sessions,
             connected=self._reading,
         )
+
+
+def _before_reading(edges: Sequence[EdgeReport]) -> State:
+    """What a stream does of which no edge is aboard yet: its work may be another daemon's, or begin with a copy."""
+    if all(edge.state is State.STANDBY for edge in edges):
+        return State.STANDBY
+    copying = any(edge.state in (State.COPYING, State.INDEXING) or edge.obstacle for edge in edges)
+    return State.COPYING if copying else State.STARTING

@@ -58,7 +58,7 @@ def _looks(config: Config, sync: str) -> bool:
 def _note(config: Config, sync: str, target: str, tables: Collection[TableName], *, by_copy: bool) -> None:
     if not tables:
         return
-    with session(config, target) as connection:
+    with session(config, target) as connection, connection.transaction():
         for source in config.feeders(sync, target):
             edge = {"sync": sync, "source": source, "target": target, "by_copy": by_copy}
             for table in tables:

@@ -10,6 +10,7 @@ from streamer.admin.setup import setup
 from streamer.admin.tables import tables
 from streamer.admin.teardown import teardown
 from streamer.config import Config
+from streamer.report import State
 from tests.configs import checked
 from tests.conftest import Databases
 from tests.integration.streams import four_nodes, running
@@ -104,6 +105,7 @@ def test_a_third_node_that_is_written_to_before_it_has_its_rows_gets_all_of_them
     with running(config, source="c", wait=False) as streams:  # what it tells must not come back to it with the copy
         wait_for(lambda: "waits for the rows of table" in streams.edges["c->a"].obstacle, "c to wait for its rows")
         wait_for(lambda: "waits for the rows of table" in streams.edges["c->b"].obstacle, "c to wait for its rows")
+        assert [stream.state for stream in streams.reports] == [State.COPYING]
     with running(config) as streams:
         assert wait_until_equal(nodes, "abc") == WRITTEN
         assert streams.problems == []

@@ -54,6 +54,20 @@ def wait_until_copying(streams: Running, edge: str = "a->b") -> None:
 # -- which rows are copied ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_stream_did_not_count_as_ready_while_its_first_rows_were_copied(pair: Pair) -> None:
+    source, target = pair
+    make_table(source, target)
+    fill(source, 10)
+    with target.connect() as application:
+        application.execute("BEGIN")
+        application.execute("LOCK TABLE t IN EXCLUSIVE MODE")
+        with running(make_config({"a": source.url, "b": target.url}), wait=False) as streams:
+            wait_for(lambda: streams.edges["a->b"].state == State.COPYING, "the copy to be under way")
+            assert [stream.state for stream in streams.reports] == [State.COPYING]
+            application.execute("COMMIT")
+            streams.wait_until_streaming()
+
+
 def test_rows_are_copied_into_an_empty_table(pair: Pair) -> None:
     source, target = pair
     make_table(source, target)
