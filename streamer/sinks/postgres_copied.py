@@ -58,6 +58,10 @@ _UNLESS_LATER: Final = f"""
 _DELETED_THERE: Final = (
     f"DELETE FROM {{table}} AS t USING {_STAGE} AS w WHERE w.buried AND w.id = {{gone}} AND {{time}} < w.commit_time"
 )
+_HOLDER_IS_OLDER: Final = f"""
+DELETE FROM {{table}} AS t USING {{rows}} AS s, {_STAGE} AS w
+WHERE w.id = {{id}} AND NOT w.buried AND {{holds}} AND NOT ({{same}}) AND {{time}} < w.commit_time
+"""
 _FORGET_MERGED: Final = f"""
 DELETE FROM streamer.version AS m USING {_STAGE} AS w, {{rows}} AS s, {{table}} AS t
 WHERE m.id = w.id AND w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time
@@ -126,6 +130,10 @@ class CopiedVersions:
         for gone in (own, truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
         there = {"rows": rows, "same": " AND ".join(f"t.{c} = s.{c}" for c in self._key), **self._names}
+        for unique in self._target.uniques:  # of two keys with one unique value the later stays, on the source as well
+            if unique != self._target.keys[0]:
+                holds = " AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique)
+                self._run(_HOLDER_IS_OLDER.format(id=theirs, holds=holds, time=time, **there))
         plain = [c for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
         if assigned := [quote(c) for c in plain if c not in self._rules.merged]:
             set_ = ", ".join(f"{c} = s.{c}" for c in assigned)

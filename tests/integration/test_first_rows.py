@@ -134,6 +134,22 @@ def test_tables_that_were_empty_everywhere_come_with_the_streams_whoever_is_firs
     assert rows["sums"] == [(1, "b", 8, 5, 3)]
 
 
+def test_of_two_rows_with_one_unique_value_the_later_stays_on_a_node_that_joins_too(nodes: dict[str, Database]) -> None:
+    """The copied one was left out, and the other one removed by its source: then there was none."""
+    a, b = nodes["a"].execute, nodes["b"].execute
+    for execute in (a, b):
+        execute("CREATE TABLE people (id int PRIMARY KEY, mail text UNIQUE, name text)")
+        execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    a("INSERT INTO people VALUES (1, 'x@', 'old'), (2, 'y@', 'old')")
+    config = prepared(nodes, "ab")
+    b("INSERT INTO people VALUES (101, 'x@', 'new'), (102, 'y@', 'new')")
+    a("UPDATE people SET name = 'later' WHERE id = 1")
+    with running(config) as streams:
+        rows = [(1, "x@", "later"), (102, "y@", "new")]
+        wait_for_equal(lambda: [nodes[n].query("SELECT * FROM people ORDER BY id") for n in "ab"], [rows, rows], "the later ones")
+        assert streams.problems == []
+
+
 def test_what_is_noted_of_a_node_goes_with_it(nodes: dict[str, Database]) -> None:
     fill(nodes["a"])
     config = prepared(nodes, "ab")
