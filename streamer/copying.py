@@ -180,7 +180,8 @@ class InitialCopy:
         try:
             for attempt, pause in enumerate(_pauses()):
                 self.obstacle = (
-                    self._decide(source, sink, progress, stopped, None) or lacks_rows(self._edge.source, source.tables())
+                    self._decide(source, sink, progress, stopped, None)
+                    or (lacks_rows(self._edge, source) if self._returns else None)
                     if joining is None
                     else self._attempt(source, sink, progress, stopped, joining)
                 )
@@ -198,8 +199,7 @@ class InitialCopy:
         self.post_data.run(sink, progress, {t.table for t in source.tables() if t.whole}, stopped)
 
     def copy_again(self, table: TableName, reason: str) -> None:
-        """Have the table copied once more, from one snapshot, when the edge begins again; its rows go before. May be called by any
-        thread."""
+        """Have the table copied once more, from one snapshot, when the edge begins again; its rows go before. For any thread."""
         self._again[table] = reason
 
     def wanted(self, position: LSN | None) -> bool:
@@ -268,7 +268,7 @@ class InitialCopy:
                 if not joining.lock(progress):
                     return "another edge into the same target copies, or is about to"
                 obstacle = self._decide(source, sink, progress, stopped, joining)
-            obstacle = obstacle or joining.unsettled(progress) or lacks_rows(self._edge.source, source.tables())
+            obstacle = obstacle or joining.unsettled(progress) or lacks_rows(self._edge, source)
             settled = obstacle is None and joining.start_streaming(progress)
             return obstacle
         finally:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from streamer.model import LSN, NOTHING_SEEN, POSTGRES_EPOCH, EdgeName, TableName
-from streamer.ports import CopyTable, Held, Progress, RowVersion, Sink, Snapshot
+from streamer.ports import CopyTable, Held, Progress, RowVersion, Sink, Snapshot, Source
 
 JOINS: Final = "joins"
 OUT_OF_ORDER: Final = timedelta(minutes=1)
@@ -106,10 +106,13 @@ class Joining:
         return EdgeName(self._edge.sync, other, self._edge.source)
 
 
-def lacks_rows(source: str, tables: Sequence[CopyTable]) -> str | None:
-    """Return what keeps the changes of a source from being told: they would come back to it with the rows of a copy."""
-    awaiting = next((table.table for table in tables if table.awaits_rows), None)
-    return None if awaiting is None else f'"{source}" waits for the rows of table "{awaiting}" itself'
+def lacks_rows(edge: EdgeName, source: Source) -> str | None:
+    """Return what keeps the changes of the edge's source from being told: they would come back to it with the rows of a copy.
+
+    Raises what `tables` of the source raises.
+    """
+    awaiting = next((table.table for table in source.tables() if table.awaits_rows), None)
+    return None if awaiting is None else f'"{edge.source}" waits for the rows of table "{awaiting}" itself'
 
 
 def _streams(source: str) -> str:

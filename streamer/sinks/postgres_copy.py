@@ -125,6 +125,8 @@ class TableLoader:
         """Record that the table needs no copy."""
         with self._session.errors(), self._connection.transaction():
             self._record_own(self._connection, table, position)
+            if self._skew is not None:
+                self._connection.execute(_HAS_BEGUN, [*self._where, *_parts(table)])
 
     def leave(self, table: TableName) -> None:
         """Delete the table's record."""
@@ -139,7 +141,6 @@ class TableLoader:
         values = [str(position), source, str(position), time, sync, source, target, *_parts(table)]
         if connection.execute(_COPY_AGAIN, values).rowcount == 0:
             connection.execute(_COPY, values)
-        connection.execute(_HAS_BEGUN, values[4:])
 
     def _record_own(self, connection: Connection, table: TableName, position: LSN) -> None:
         self._record(connection, self._source, table, position, POSTGRES_EPOCH)
@@ -183,7 +184,10 @@ class TableLoader:
             return empty if by_copy is None else by_copy
 
     def _by_copy(self, table: TableName) -> bool | None:
-        """Whether the first rows of the table are still to come, and by a copy; None if that is not known."""
+        """Whether the first rows of the table are still to come, and by a copy; None if that is not known, as of a sync with one
+        source."""
+        if self._skew is None:
+            return None
         row = self._connection.execute(_BY_COPY, self._of_target(table)).fetchone()
         return row[0] if row else None
 
@@ -198,11 +202,12 @@ class TableLoader:
                 target = read_target(connection, self._node, table.table)
                 write = functools.partial(self._copy, connection, table, quoted(table.table), blocks)
                 return self.ranges.load(connection, target, start.within, start, write)
-            rules = self._rules(table.table) if self._skew is not None and self._by_copy(table.table) else None
+            rules = self._rules(table.table) if self._by_copy(table.table) else None
             self._record(connection, self._source, table.table, start.position, start.time)
             for source, position in start.others.items():
                 self._record(connection, source, table.table, position, POSTGRES_EPOCH)
-            connection.execute(_HAS_FIRST_ROWS, self._of_target(table.table))
+            if self._skew is not None:
+                connection.execute(_HAS_FIRST_ROWS, self._of_target(table.table))
             target = read_target(connection, self._node, table.table)
             if start.replace:
                 _empty(connection, target, gently=start.gently)

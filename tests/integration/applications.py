@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import psycopg
 
@@ -18,6 +18,9 @@ Statement: TypeAlias = tuple[str, Sequence[object]]
 
 class Application(ABC):
     """Writes one transaction after the other, from `start` to `stop`."""
+
+    #: what the server may refuse a transaction for, because another node's change was there first; it is not tried again
+    refusals: ClassVar[tuple[type[psycopg.Error], ...]] = ()
 
     def __init__(self, name: str, database: Database) -> None:
         self.name, self._database = name, database
@@ -49,8 +52,8 @@ class Application(ABC):
                     with connection.transaction():
                         for statement, parameters in self.next():
                             connection.execute(statement.encode(), parameters or None)
-                except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
-                    continue  # another node's change was there first
+                except self.refusals:
+                    continue
                 except Exception as error:
                     self._broken = error
                     return
