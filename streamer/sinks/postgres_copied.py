@@ -23,6 +23,7 @@ from streamer.sinks.postgres_table import TargetTable, quote
 from streamer.versions import OLDEST, Versions, key_hash, key_id, key_json, key_text
 
 _STAGE: Final = "pg_temp.streamer_versions"
+_OUR_XID: Final = "(txid_current() % 4294967296)::text::xid"
 _MAKE: Final = (
     "CREATE TEMPORARY TABLE streamer_versions (id uuid, buried boolean, key text, origin text, commit_time timestamptz) "
     "ON COMMIT DROP"
@@ -31,7 +32,7 @@ _FILL: Final = f"COPY {_STAGE} (id, buried, key, origin, commit_time) FROM STDIN
 _FORGET: Final = f"DELETE FROM streamer.copied AS c USING {_STAGE} AS s WHERE c.id = s.id AND c.buried = s.buried"
 _KEEP: Final = (
     "INSERT INTO streamer.copied (id, buried, xid, origin, commit_time) "
-    f"SELECT s.id, s.buried, (txid_current() % 4294967296)::text::xid, s.origin, s.commit_time FROM {_STAGE} AS s"
+    f"SELECT s.id, s.buried, {_OUR_XID}, s.origin, s.commit_time FROM {_STAGE} AS s"
 )
 _KNOWN_LATER: Final = (
     f"DELETE FROM {_STAGE} AS s USING streamer.tombstone AS d WHERE s.buried AND d.id = s.id AND {{time}} > s.commit_time"
@@ -62,19 +63,19 @@ _HOLDER_IS_OLDER: Final = f"""
 DELETE FROM {{table}} AS t USING {{rows}} AS s, {_STAGE} AS w
 WHERE w.id = {{id}} AND NOT w.buried AND {{holds}} AND NOT ({{same}}) AND {{time}} < w.commit_time
 """
-_FORGET_MERGED: Final = f"""
-DELETE FROM streamer.version AS m USING {_STAGE} AS w, {{rows}} AS s, {{table}} AS t
-WHERE m.id = w.id AND w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time
-"""
 _LATER_THERE: Final = f"""
 UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s, {_STAGE} AS w
-WHERE w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time
+WHERE w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time AND NOT t.xmin = {_OUR_XID}{{free}}
 """
-_KEEP_MERGED: Final = """
+_IS_FREE: Final = " AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {holds} AND NOT ({same}))"
+_FORGET_MERGED: Final = f"""
+DELETE FROM streamer.version AS m USING {{rows}} AS s, {{table}} AS t WHERE m.id = {{id}} AND {{same}} AND t.xmin = {_OUR_XID}
+"""
+_KEEP_MERGED: Final = f"""
 INSERT INTO streamer.version (id, xid)
-SELECT {own}, t.xmin FROM {table} AS t, {rows} AS s
-WHERE {same} AND NOT t.xmin = (txid_current() % 4294967296)::text::xid
-  AND NOT EXISTS (SELECT 1 FROM streamer.version AS m WHERE m.id = {own})
+SELECT {{own}}, t.xmin FROM {{table}} AS t, {{rows}} AS s
+WHERE {{same}} AND NOT t.xmin = {_OUR_XID}
+  AND NOT EXISTS (SELECT 1 FROM streamer.version AS m WHERE m.id = {{own}})
 """
 _MERGE: Final = "UPDATE {table} AS t SET {set} FROM {rows} AS s WHERE {same}"
 _TRUE: Final = "SELECT id::text, xid::text, commit_time, origin FROM streamer.copied WHERE buried = %s AND id = ANY(%s::uuid[])"
@@ -130,18 +131,31 @@ class CopiedVersions:
         for gone in (own, truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
         there = {"rows": rows, "same": " AND ".join(f"t.{c} = s.{c}" for c in self._key), **self._names}
-        for unique in self._target.uniques:  # of two keys with one unique value the later stays, on the source as well
-            if unique != self._target.keys[0]:
-                holds = " AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique)
-                self._run(_HOLDER_IS_OLDER.format(id=theirs, holds=holds, time=time, **there))
         plain = [c for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
-        if assigned := [quote(c) for c in plain if c not in self._rules.merged]:
-            set_ = ", ".join(f"{c} = s.{c}" for c in assigned)
-            self._run(_LATER_THERE.format(set=set_, id=theirs, time=time, **there))
-            self._run(_FORGET_MERGED.format(id=theirs, time=time, **there))
+        assigned = [quote(c) for c in plain if c not in self._rules.merged]
+        self._take_the_later(columns, assigned, id=theirs, time=time, **there)
+        self._run(_FORGET_MERGED.format(id=theirs, **there))
         if merged := [c for c in plain if c in self._rules.merged]:
             self._run(_KEEP_MERGED.format(own=own, **there))
             self._run(_MERGE.format(set=", ".join(f"{quote(c)} = {self._sum(c)}" for c in merged), **there))
+
+    def _take_the_later(self, columns: Sequence[str], assigned: Sequence[str], **there: str) -> None:
+        """Have later rows replace those with their keys, and of two keys with one unique value have the later stay, as the source
+        does: an older holder goes. Behind a later one, unless that moves away itself, the row stays: the source deletes it."""
+        uniques = [u for u in self._target.uniques if u != self._target.keys[0] and set(u) <= set(columns)]
+        held = [" AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique) for unique in uniques]
+        free = "".join(_IS_FREE.format(holds=holds, **there) for holds in held)
+        later = _LATER_THERE.format(set=", ".join(f"{c} = s.{c}" for c in assigned), free=free, **there) if assigned else ""
+
+        def move() -> None:
+            while later and self._run(later).rowcount and held:  # each may let go of what another waits for
+                pass
+
+        move()
+        for holds in held:
+            self._run(_HOLDER_IS_OLDER.format(holds=holds, **there))
+        if held:
+            move()
 
     def _sum(self, column: str) -> str:
         """The expression for a merged column of two rows that were inserted independently (as merge.py has it)."""

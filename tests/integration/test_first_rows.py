@@ -150,6 +150,25 @@ def test_of_two_rows_with_one_unique_value_the_later_stays_on_a_node_that_joins_
         assert streams.problems == []
 
 
+def test_a_copied_row_whose_unique_value_a_later_row_holds_does_not_stop_the_copy(nodes: dict[str, Database]) -> None:
+    a, b = nodes["a"].execute, nodes["b"].execute
+    for execute in (a, b):
+        execute("CREATE TABLE people (id int PRIMARY KEY, mail text UNIQUE, name text)")
+        execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    a("INSERT INTO people SELECT i, i || '@', 'old' FROM generate_series(1, 7) AS i")
+    config = prepared(nodes, "ab")
+    b("INSERT INTO people VALUES (1, 'first@', 'b'), (3, 'third@', 'b'), (4, 'fourth@', 'b')")
+    a("UPDATE people SET mail = 'x@', name = 'a' WHERE id = 1")
+    a("UPDATE people SET mail = 'y@', name = 'a' WHERE id = 3")
+    b("INSERT INTO people VALUES (101, 'x@', 'b'), (5, 'y@', 'b'), (6, '7@', 'b'), (7, '6@', 'b')")
+    a("UPDATE people SET name = 'a' WHERE id IN (4, 5, 6, 7)")  # 5 lets go of y@
+    with running(config) as streams:
+        kept = [(2, "2@"), (3, "y@"), *((i, f"{i}@") for i in (4, 5, 6, 7)), (101, "x@")]
+        look = "SELECT id, mail FROM people ORDER BY id"
+        wait_for_equal(lambda: [nodes[n].query(look) for n in "ab"], [kept, kept], "the later of each two")
+        assert streams.problems == []
+
+
 def test_what_is_noted_of_a_node_goes_with_it(nodes: dict[str, Database]) -> None:
     fill(nodes["a"])
     config = prepared(nodes, "ab")
