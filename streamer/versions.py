@@ -175,11 +175,17 @@ class OriginVersions(Versions):
 
     exact = True
     guard = "nullif((pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident, %s::oid) IS NULL"
+    # ages count from the open transaction; those of its savepoints are negative
+    _OF_OPEN: Final = (
+        "SELECT x.xid::text FROM unnest(%s::xid[]) AS x (xid) "
+        "WHERE age(x.xid) BETWEEN -1000000 AND 0 AND pg_xact_commit_timestamp(x.xid) IS NULL"
+    )
 
     def __init__(self, connection: Connection, node: str) -> None:
         super().__init__(connection, node)
         self._nodes: dict[str, str] = {}
         self._idents: dict[str, str] = {}
+        self._open: Version | None = None
 
     def time(self, xid: str) -> str:
         return f"pg_catalog.pg_xact_commit_timestamp({xid})"
@@ -210,7 +216,19 @@ class OriginVersions(Versions):
         return row[0].rpartition(":")[2] if row and row[0].startswith(ORIGIN_PREFIX) else self._node
 
     def note(self, origin: Origin) -> None:
-        return None
+        self._open = Version(origin.commit_time, origin.node)
+
+    def note_nested(self, origin: Origin, edge: Sequence[str]) -> None:
+        self.note(origin)
+
+    def of(self, xids: Collection[str]) -> dict[str, Version]:
+        """Return the versions; those of the open transaction are known to nobody else yet."""
+        versions = super().of(xids)
+        untold = [xid for xid, version in versions.items() if version.time is None]
+        if untold and self._open is not None:
+            ours = self._connection.execute(self._OF_OPEN, [f"{{{','.join(untold)}}}"])
+            versions.update((xid, self._open) for (xid,) in ours)
+        return versions
 
 
 class NotedVersions(Versions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -44,6 +45,29 @@ def test_a_truncate_takes_along_merged_rows_that_others_have_changed_later(targe
     node.apply(made, added, again, node.transaction(insert(t, "3", "x", "1"), time=at(6), node="c"))
     node.apply(node.transaction(truncate(t), time=at(3)))
     assert node.rows() == [(2, "again", 1)]
+
+
+@pytest.mark.parametrize("rights", ["origins", "plain"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_merged_row_inserted_behind_a_truncate_stays_although_another_node_had_deleted_its_key(
+    target15: Database, rights: str, parts: int
+) -> None:
+    """Formerly only where that delete came later: the TRUNCATE of the open transaction counted as older than all others."""
+    node = Node(target15, SUMS)
+    t = node.create(T)
+    if rights == "plain":
+        node.become_plain()
+    node.apply(node.transaction(insert(t, "1", "x", "1"), time=at(1)))
+    node.apply(node.transaction(delete(t, "1", "x", "1"), time=at(2), node="c"))
+    changes = [truncate(t), insert(t, "1", "y", "5")]
+    if parts == 1:
+        node.apply(node.transaction(*changes, time=at(3)))
+    else:
+        first = node.transaction(changes[0], time=at(3), complete=False)
+        node.apply(first, replace(first, changes=changes[1:], complete=True))
+    assert node.rows() == [(1, "y", 5)]
+    node.apply(node.transaction(delete(t, "1", "x", "1"), time=at(4), node="c", a=at(1)))  # it deletes what it has not seen
+    assert node.rows() == []
 
 
 @pytest.mark.parametrize("first", ["a", "b"])
