@@ -307,13 +307,16 @@ def _values(connection: Connection, target: TargetTable, merged: Collection[str]
 
 
 def _key_changes(connection: Connection, table: TableName, key: Sequence[str]) -> str:
-    """The condition for an update that changes the key, as the WAL sees it: 1.0 and 1.00 are two keys. It costs every update."""
+    """The condition for an update that changes the key, as the WAL sees it: 1.0 and 1.00 are two keys. It costs every update.
+
+    pg_dump and pg_upgrade make it of what the server tells, and there two bare ROW() are compared column by column: hence COALESCE.
+    """
     fixed = {name for (name,) in connection.execute(_FIXED, [table.schema, table.name])}
     tests = [f"OLD.{quote(c)} IS DISTINCT FROM NEW.{quote(c)}" for c in key if c in fixed]
     if rest := [quote(c) for c in key if c not in fixed]:
         old, new = (f"ROW({', '.join(f'{row}.{c}' for c in rest)})" for row in ("OLD", "NEW"))
         images = version(connection) >= IMAGES
-        tests.append(f"{old}::record OPERATOR(pg_catalog.*<>) {new}::record" if images else f"{old}::text <> {new}::text")
+        tests.append(f"COALESCE({old}) OPERATOR(pg_catalog.*<>) {new}" if images else f"{old}::text <> {new}::text")
     return " OR ".join(tests)
 
 

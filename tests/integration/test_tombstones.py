@@ -133,6 +133,22 @@ def test_a_key_that_only_looks_the_same_is_another_key(node: Database) -> None:
     assert set(tombstones(node)) == {key_id(table, ["1", "1.0"]), key_id(table, ["2", "1.0"])}
 
 
+def test_triggers_made_anew_by_pg_upgrade_or_from_a_dump_see_keys_as_before(node: Database) -> None:
+    """The condition for a key of text came back as `text *<> text`: pg_upgrade failed, a restored dump lacked the trigger."""
+    table = TableName("public", "t")
+    node.execute("CREATE TABLE t (a text, b numeric, n int, PRIMARY KEY (a, b))")
+    node.execute("INSERT INTO t VALUES ('x', 1.0), ('y', 1.0), ('z', 1.0)")
+    install(node)
+    definitions = "SELECT tgname::text, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 't'::regclass AND NOT tgisinternal"
+    with node.connect() as connection:
+        for name, definition in connection.execute(definitions).fetchall():
+            connection.execute(f"DROP TRIGGER {name} ON t".encode())
+            connection.execute(definition.encode())
+    node.execute("UPDATE t SET n = 1; UPDATE t SET b = 1.00 WHERE a = 'x'; UPDATE t SET a = 'Y' WHERE a = 'y'")
+    node.execute("DELETE FROM t WHERE a = 'z'")
+    assert set(tombstones(node)) == {key_id(table, [letter, "1.0"]) for letter in "xyz"}
+
+
 def test_applied_deletes_leave_tombstones_too(node: Database) -> None:
     node.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3)")
     install(node)
