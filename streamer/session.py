@@ -75,6 +75,7 @@ _LATEST: Final = (
 )
 """What is set by a statement in any case, which walsenders take from version 10 on."""
 _WALSENDER_SQL: Final = 100000
+_NOTICES_DEATH: Final = 140000  # client_connection_check_interval
 _OLDEST_DIGITS: Final = {"extra_float_digits": "2"}
 """What 8.4 takes; enough to tell every float8 from every other, and one digit short for float4 only before 9.0."""
 
@@ -338,6 +339,13 @@ def reported(node: str) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise connect_error(node, error) from error
+
+
+def end_with_us(connection: Connection) -> None:
+    """Have the server end a statement of ours when we are gone, where it can: else it notices only when it wants to answer."""
+    if version(connection) >= _NOTICES_DEATH:
+        with suppress(errors.InvalidParameterValue):  # a server on Windows cannot
+            connection.execute("SET client_connection_check_interval = '5s'")
 
 
 def is_denied(error: psycopg.Error) -> bool:

@@ -30,6 +30,7 @@ from streamer.versions import ORIGIN_PREFIX
 
 STOP: Final = "stop streamer run first, or end its sessions with: streamer teardown --force"
 _DROP_SLOT: Final = "SELECT pg_drop_replication_slot(%s)"
+_GONE: Final = (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)
 READER_SECONDS: Final = 10.0
 """How long a reader that was told to end may take."""
 
@@ -173,6 +174,8 @@ def execute(connection: Connection, removal: Removal, *, force: bool) -> None:
     while True:
         try:
             connection.execute(removal.statement.encode(), removal.parameters)
+            return
+        except _GONE:  # another teardown was faster, or the slot went with the session that was making it
             return
         except psycopg.errors.ObjectInUse:
             if not force or time.monotonic() > deadline:

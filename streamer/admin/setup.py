@@ -7,8 +7,9 @@ publication or table made after the slot does not exist for changes that the slo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
@@ -22,11 +23,12 @@ from streamer.admin.setup_masters import carry_old_rows, keep_keys
 from streamer.capture import publication
 from streamer.capture.catalog import read_tables
 from streamer.capture.diagnose import Diagnosis
+from streamer.capture.slot import maker
 from streamer.config import OWN_SCHEMA, Config, slot_name
 from streamer.errors import SlotError, SourceError, StreamerError, UsageError
 from streamer.model import EdgeName, TableName
 from streamer.node_config import choose_capture
-from streamer.session import Connection, version
+from streamer.session import Connection, end_with_us, version
 
 _MEMBER: Final = (
     "INSERT INTO streamer.member (sync, target) SELECT %(sync)s, %(node)s "
@@ -35,6 +37,8 @@ _MEMBER: Final = (
 
 PATIENCE_SECONDS: Final = 60
 """How long a new slot may wait for transactions that were open when it was asked for."""
+
+POLL_SECONDS: Final = 0.1
 
 
 def setup(config: Config, only: str | None, say: Say, *, fix: bool = False) -> None:
@@ -185,21 +189,38 @@ class StreamSetup:
         return Prepared(kept_slot=False, has_grown=False)
 
     def _has_slot(self) -> bool:
-        columns = "plugin, database, current_database(), " + ("wal_status" if version(self._connection) >= 130000 else "NULL")
-        row = self._connection.execute(f"SELECT {columns} FROM pg_replication_slots WHERE slot_name = %s", [self._slot]).fetchone()
+        row = self._find_slot()
         if row is None:
             return False
-        plugin, database, ours, status = row
+        plugin, database, ours, status, pid = row
         where = f'slot "{self._slot}" on "{self._source}"'
         if database != ours:
             raise self._diagnosis.of_another_database(database)
+        if pid is not None:
+            raise self._diagnosis.being_made(pid)
         if plugin != self._plugin:
             raise SlotError(f"{where} uses the plugin {plugin}, the config says {self._plugin}", self._diagnosis.recopy)
         if status == "lost":
             raise SlotError(f"{where} has lost WAL that was not yet read", self._diagnosis.recopy)
         return True
 
+    def _find_slot(self) -> tuple[Any, ...] | None:
+        """The slot, when nobody is making it any more: that may fail, and then it is gone."""
+        status = "wal_status" if version(self._connection) >= 130000 else "NULL"
+        columns = f"plugin, database, current_database(), {status}, {maker(self._connection)}"
+        query = f"SELECT {columns} FROM pg_replication_slots WHERE slot_name = %s".encode()
+        deadline, told = time.monotonic() + PATIENCE_SECONDS, False
+        while True:
+            row = self._connection.execute(query, [self._slot]).fetchone()
+            if row is None or row[-1] is None or time.monotonic() > deadline:
+                return row
+            if not told:
+                self._say(f'{self._source}: slot "{self._slot}" is being made by process {row[-1]}; waiting for it')
+                told = True
+            time.sleep(POLL_SECONDS)
+
     def _create_slot(self) -> None:
+        end_with_us(self._connection)
         try:
             with self._connection.transaction():
                 self._connection.execute(f"SET LOCAL statement_timeout = '{PATIENCE_SECONDS}s'")

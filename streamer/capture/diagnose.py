@@ -62,6 +62,14 @@ class Diagnosis:
             f"or SELECT pg_drop_replication_slot('{self.slot}'), and then: streamer setup",
         )
 
+    def being_made(self, pid: int) -> TakenError:
+        """Until it is made a slot has nothing confirmed, and it vanishes if its maker ends."""
+        return TakenError(
+            f'slot "{self.slot}" on "{self.node}" is still being made by process {pid}, which waits for transactions that were '
+            "open when it began",
+            f"end those; or end it, SELECT pg_terminate_backend({pid}), and run: streamer setup",
+        )
+
     def missing_slot(self) -> SlotError:
         """The slot was there once: what was committed since cannot be read."""
         return SlotError(

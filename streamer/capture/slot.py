@@ -81,7 +81,8 @@ class SlotSource:
             if recovering:
                 raise SourceError(f'node "{self._node}" is a standby', f"name its primary in nodes.{self._node}.url")
             row = connection.execute(
-                f"SELECT plugin, database, {_confirmed(connection)}::text FROM pg_replication_slots WHERE slot_name = %s",
+                f"SELECT plugin, database, {_confirmed(connection)}::text, {maker(connection)} FROM pg_replication_slots "
+                "WHERE slot_name = %s",
                 [self._slot],
             ).fetchone()
             if row is None:
@@ -90,6 +91,8 @@ class SlotSource:
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
             if row[1] != database:
                 raise self._diagnosis.of_another_database(row[1])
+            if row[3] is not None:
+                raise self._diagnosis.being_made(row[3])
             plugin = self._plugin(connection)
             self._require(row[0] == plugin, f"uses the plugin {row[0]}, the config says {plugin}")
             identity = SlotIdentity(f"{identifier}/{timeline}", database, self._slot)
@@ -283,6 +286,11 @@ def _identify(replication: Connection) -> tuple[str, str]:
 def _confirmed(connection: Connection) -> str:
     """The column that has what was confirmed; before version 9.6 only where decoding begins can be seen, which lies before it."""
     return "confirmed_flush_lsn" if version(connection) >= CONFIRMED else "restart_lsn"
+
+
+def maker(connection: Connection) -> str:
+    """The column that has the process by which a slot is still being made; null if it is there, and before version 9.6."""
+    return "CASE WHEN confirmed_flush_lsn IS NULL THEN active_pid END" if version(connection) >= CONFIRMED else "NULL::integer"
 
 
 def _current_position(connection: Connection) -> LSN:

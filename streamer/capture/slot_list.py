@@ -74,6 +74,8 @@ def drop_slot(connection: Connection, slot: str) -> None:
         try:
             connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
             return
+        except psycopg.errors.UndefinedObject:  # it was still being made, and went with the session that made it
+            return
         except psycopg.errors.ObjectInUse:
             if time.monotonic() > deadline:
                 raise

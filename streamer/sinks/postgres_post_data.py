@@ -17,10 +17,9 @@ import psycopg
 from streamer.errors import SchemaError
 from streamer.model import TableName
 from streamer.post_data import Kind, PostData
-from streamer.session import Connection, reason_of, version
+from streamer.session import Connection, end_with_us, reason_of
 from streamer.sinks.postgres_session import TargetSession
 
-NOTICES_DEATH: Final = 140000  # client_connection_check_interval: version 14
 _OF_TARGET: Final = "sync = %s AND target = %s"
 _ALL: Final = (
     "SELECT kind, schema_name, table_name, other_schema, other_table, on_schema, on_table, name, statement, what, number, refused "
@@ -135,8 +134,7 @@ def _settings(connection: Connection) -> None:
     """What is right for groups of changes is not for reading whole tables."""
     connection.execute("RESET enable_hashjoin")
     connection.execute("RESET enable_mergejoin")
-    if version(connection) >= NOTICES_DEATH:
-        connection.execute("SET client_connection_check_interval = '5s'")
+    end_with_us(connection)
 
 
 def _build(connection: Connection, one: PostData) -> None:
