@@ -13,26 +13,21 @@ docs/migration.md
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from types import FrameType
-from typing import Final
 
 from streamer.admin.cutover_preflight import Options, compared, numbered, preflight, require
 from streamer.admin.cutover_route import NoWayBack, Route, is_fed, route
 from streamer.admin.cutover_sequences import move_past
 from streamer.admin.draining import Drained, drain
 from streamer.admin.findings import print_findings
+from streamer.admin.interrupts import interruptible, undisturbed
 from streamer.admin.nodes import Say, chosen_syncs
 from streamer.admin.printing import counted
 from streamer.admin.steps import Step, Undo, plan, take
 from streamer.admin.writers import Writers
 from streamer.config import Config
 from streamer.errors import StreamerError
-
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def cutover(
@@ -70,8 +65,8 @@ def cutover(
     if not confirm(lines):
         say("nothing was changed")
         return False
-    with _signals_as_interrupts():
-        take(steps, say, _undisturbed)
+    with interruptible():
+        take(steps, say, undisturbed)
     for line in _afterwards(chosen, options):
         say(line)
     return True
@@ -180,31 +175,3 @@ def _afterwards(route: Route, options: Options) -> Iterator[str]:
     if route.back is not None:
         blocking = " --block-writes" if options.block_writes else ""
         yield f"To go back without loss: streamer cutover {route.back.sync} --to {route.old}{blocking}"
-
-
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """Whatever wants to end us raises KeyboardInterrupt, so that what was done is undone."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled(interrupt):
-        yield
-
-
-def _undisturbed() -> AbstractContextManager[None]:
-    """Nothing but SIGKILL ends us now."""
-    return _handled(signal.SIG_IGN)
-
-
-@contextmanager
-def _handled(by: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Have those signals handled so that are not ignored anyway, as SIGHUP is below nohup."""
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, by) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,6 +17,7 @@ from streamer.post_data import REMEDY
 from streamer.report import CONTINUOUS, State
 
 WATCH_SECONDS: Final = 2.0
+RESUME: Final = "streamer resume {sync}"
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
@@ -87,6 +88,8 @@ def _below(found: Status) -> Iterator[str]:
 
 
 def _of_edge(line: Line) -> Iterator[str]:
+    if line.state == State.PAUSED:
+        yield f"its source keeps what it has not read; to go on: {RESUME.format(sync=line.sync)}"
     for copy in line.copy:
         yield f"{copy['table']}: {_copy(copy)}"
     for copy in line.full_copies:

@@ -20,10 +20,11 @@ from streamer.admin.arguments import table_name
 from streamer.admin.cutover_route import ways_back
 from streamer.admin.daemon_client import ask_status, tell
 from streamer.admin.draining import drain
+from streamer.admin.interrupts import interruptible, undisturbed
 from streamer.admin.nodes import Say, chosen_syncs
 from streamer.admin.printing import counted, print_table
 from streamer.admin.status import status
-from streamer.admin.status_table import proof
+from streamer.admin.status_table import RESUME, proof
 from streamer.config import Config
 from streamer.errors import StreamerError, UsageError
 from streamer.model import EdgeName
@@ -103,6 +104,8 @@ class Trouble:
 
 def _trouble(stream: Mapping[str, Any], edge: Mapping[str, Any]) -> str:
     stuck = [part for part in (stream, edge) if part["state"] in _STUCK]
+    if any(part["state"] == State.PAUSED for part in stuck):
+        return f"it is paused, to go on: {RESUME.format(sync=stream['sync'])}"
     return " and ".join(f"it is {part['state']}" + (f": {p['message']}" if (p := part["problem"]) else "") for part in stuck[:1])
 
 
@@ -183,11 +186,16 @@ class Mender:
         if all(stream["state"] == State.PAUSED for stream in ours):
             yield
             return
-        kick.pause(self._config, sync, self._say)
-        try:
-            yield
-        finally:
-            kick.resume(self._config, sync, self._say)
+        with interruptible():
+            try:
+                kick.pause(self._config, sync, self._say)
+                yield
+            except BaseException:
+                with undisturbed(), suppress(StreamerError):  # the daemon has ended, and no sync is paused
+                    kick.resume(self._config, sync, self._say)
+                raise
+            with undisturbed():
+                kick.resume(self._config, sync, self._say)
 
 
 _ACTIONS: Final = {"missing": "insert", "extra": "delete", "different": "update"}

@@ -100,6 +100,17 @@ class Streamer:
         assert not succeeds or done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done
 
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Run a verb on the config, and return at once; all that it prints is its standard output."""
+        return subprocess.Popen(
+            [*self.enter, *PROGRAM, *arguments, "--config", str(self.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **self._surroundings(),
+        )
+
     def setup(self) -> Self:
         """Run `setup`."""
         self.command("setup")

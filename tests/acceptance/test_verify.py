@@ -110,6 +110,37 @@ def test_nothing_is_written_without_a_yes(shop: Streamer, target18: Database) ->
     assert target18.query("SELECT count(*) FROM t") == [(299,)]
 
 
+WAITS = "SELECT 1 FROM pg_locks WHERE relation = 't'::regclass AND NOT granted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_repair_that_is_ended_leaves_no_sync_paused_or_the_way_on_is_told(
+    source15: Database, target18: Database, tmp_path: Path, number: signal.Signals
+) -> None:
+    source15.execute(CREATE)
+    source15.execute("INSERT INTO t VALUES (1, true, 'x', now())")
+    with Streamer(tmp_path, {"a": source15.url, "b": target18.url}, tables=["public.t"]) as streamer:
+        streamer.setup().start_streaming()
+        target18.execute("DELETE FROM t")
+        with target18.connect() as other:
+            other.execute("BEGIN; LOCK TABLE t IN SHARE MODE")
+            with streamer.begin("verify", "shop", "--repair", "--yes") as repair:
+                wait_for(lambda: target18.query(WAITS), "the repair to wait for the table")
+                repair.send_signal(number)
+                printed, _ = repair.communicate(timeout=60)
+            if number is signal.SIGKILL:
+                way_on = "to go on: streamer resume shop"
+                assert way_on in streamer.command("status", succeeds=False).stdout
+                source15.execute("UPDATE t SET x = 'y'")
+                assert way_on in streamer.command("verify", "shop", succeeds=False).stdout
+                streamer.command("resume", "shop")
+            else:
+                assert (repair.returncode, printed.splitlines()[-1]) == (130, 'sync "shop" goes on'), printed
+        streamer.wait_for_state("streaming")  # the session that waited has ended too
+        streamer.command("verify", "shop", "--repair", "--yes")
+        assert target18.query("SELECT id FROM t") == [(1,)]
+
+
 def test_what_cannot_be_mended_is_refused(source15: Database, target18: Database, tmp_path: Path) -> None:
     nodes = {"a": source15.url, "b": target18.url}
     source15.execute("CREATE TABLE keyless (a int)")
