@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import orjson
 from psycopg import Cursor, sql
 
 from streamer.model import Version
 from streamer.ports import RowVersion
 from streamer.session import Connection, version
-from streamer.sinks.policy import Rules
+from streamer.sinks.policy import Key, Rules
 from streamer.sinks.postgres_table import TargetTable, quote
 from streamer.versions import OLDEST, Versions, key_hash, key_id, key_json, key_text
 
@@ -59,15 +60,20 @@ _UNLESS_LATER: Final = f"""
 _DELETED_THERE: Final = (
     f"DELETE FROM {{table}} AS t USING {_STAGE} AS w WHERE w.buried AND w.id = {{gone}} AND {{time}} < w.commit_time"
 )
-_HOLDER_IS_OLDER: Final = f"""
-DELETE FROM {{table}} AS t USING {{rows}} AS s, {_STAGE} AS w
-WHERE w.id = {{id}} AND NOT w.buried AND {{holds}} AND NOT ({{same}}) AND {{time}} < w.commit_time
-"""
-_LATER_THERE: Final = f"""
-UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s, {_STAGE} AS w
-WHERE w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time AND NOT t.xmin = {_OUR_XID}{{free}}
-"""
+_IS_LATER_THERE: Final = f"w.id = {{id}} AND NOT w.buried AND {{same}} AND {{time}} < w.commit_time AND NOT t.xmin = {_OUR_XID}"
+_LATER_THERE: Final = f"UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s, {_STAGE} AS w WHERE {_IS_LATER_THERE}{{free}}"
+_IN_THE_WAY: Final = f"DELETE FROM {{table}} AS t USING {{rows}} AS s, {_STAGE} AS w WHERE {_IS_LATER_THERE}"
 _IS_FREE: Final = " AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {holds} AND NOT ({same}))"
+_LOSERS: Final = f"""
+SELECT DISTINCT CASE WHEN {{time}} < w.commit_time THEN {{own}} ELSE {{copied}} END
+FROM {{table}} AS t JOIN {{rows}} AS s ON {{holds}} AND NOT ({{same}})
+LEFT JOIN {_STAGE} AS w ON w.id = {{id}} AND NOT w.buried
+WHERE ({{time}} < w.commit_time OR {{time}} > '{OLDEST.isoformat()}')
+  AND NOT EXISTS (SELECT 1 FROM {{table}} AS t WHERE {{same}} AND ({{time}} < w.commit_time) IS NOT TRUE)
+  AND NOT EXISTS (SELECT 1 FROM {{rows}} AS s JOIN {_STAGE} AS w ON w.id = {{id}} AND NOT w.buried
+                  WHERE {{same}} AND NOT ({{holds}}) AND {{time}} < w.commit_time)
+  AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS w WHERE w.buried AND w.id IN ({{own_id}}, {{truncated}}) AND {{time}} < w.commit_time)
+"""
 _FORGET_MERGED: Final = f"""
 DELETE FROM streamer.version AS m USING {{rows}} AS s, {{table}} AS t WHERE m.id = {{id}} AND {{same}} AND t.xmin = {_OUR_XID}
 """
@@ -92,6 +98,7 @@ class CopiedVersions:
         self._rules = rules or Rules("latest")
         self._key = [quote(c) for c in target.keys[0]]
         table = target.table
+        self._truncated = f"'{key_id(table, ())}'::uuid"
         self._names = {"schema": self._literal(table.schema), "name": self._literal(table.name), "table": target.rows}
 
     def oldest_here(self) -> datetime | None:
@@ -110,52 +117,53 @@ class CopiedVersions:
                 copy.write_row((id_, row.deleted, key, row.version.node, row.version.time))
         self._run(f"ANALYZE {_STAGE}")
 
-    def settle(self, rows: str, columns: Sequence[str], seen: datetime) -> None:
-        """Compare the `columns` of the staged `rows` with the target's: take out of `rows` what was deleted here later, and out of
-        the target what is older. What was deleted here up to `seen` was known to the source."""
+    def leave_out_deleted(self, rows: str, seen: datetime) -> None:
+        """Take out of the staged `rows` what was deleted here later. What was deleted here up to `seen` was known to the source."""
+        theirs = self._id("s")
+        times = {"time": self._buried("t", "t.deleted"), "seen": self._literal(seen.isoformat())}
+        unless = "" if self._rules.merged else _UNLESS_LATER.format(id=theirs)
+        for gone in (theirs, self._truncated):
+            self._run(_DELETED_HERE.format(rows=rows, gone=gone, unless=unless, **times, **self._names))
+
+    def losers(self, rows: str, columns: Sequence[str]) -> set[Key]:
+        """Return the keys of rows, staged or here, whose unique values belong to a later row on the other side; of rows that would
+        stay, or come to be, in the table."""
+        there = {"id": self._id("s"), "own_id": self._id("t"), "time": self._time(self._written()), **self._pairs(rows)}
+        own, copied = (key_text(version(self._connection), row, self._key) for row in "ts")
+        keys = {"own": own, "copied": copied, "truncated": self._truncated}
+        queries = [_LOSERS.format(holds=holds, **keys, **there) for holds in self._holds(columns)]
+        return {tuple(orjson.loads(key)) for query in queries for (key,) in self._run(query)}
+
+    def settle(self, rows: str, columns: Sequence[str]) -> None:
+        """Compare the `columns` of the staged `rows` with the target's, and take out of the target what is older."""
         theirs, own = self._id("s"), self._id("t")
-        truncated = f"'{key_id(self._target.table, ())}'::uuid"
         time = self._time(self._written())
-        for gone in (theirs, truncated):
-            known = self._literal(seen.isoformat())
-            self._run(
-                _DELETED_HERE.format(
-                    rows=rows,
-                    time=self._buried("t", "t.deleted"),
-                    gone=gone,
-                    seen=known,
-                    unless="" if self._rules.merged else _UNLESS_LATER.format(id=theirs),
-                    **self._names,
-                )
-            )
-        for gone in (own, truncated):
+        for gone in (own, self._truncated):
             self._run(_DELETED_THERE.format(gone=gone, time=time, **self._names))
-        there = {"rows": rows, "same": " AND ".join(f"t.{c} = s.{c}" for c in self._key), **self._names}
+        there = self._pairs(rows)
         plain = [c for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
         assigned = [quote(c) for c in plain if c not in self._rules.merged]
-        self._take_the_later(columns, assigned, id=theirs, time=time, **there)
+        if assigned:
+            free = "".join(_IS_FREE.format(holds=holds, **there) for holds in self._holds(columns))
+            set_ = ", ".join(f"{c} = s.{c}" for c in assigned)
+            later = _LATER_THERE.format(set=set_, free=free, id=theirs, time=time, **there)
+            while self._run(later).rowcount and free:  # each may let go of a unique value that another waits for
+                pass
+            if free:  # those that are left wait for one another; they come back as they were copied
+                self._run(_IN_THE_WAY.format(id=theirs, time=time, **there))
         self._run(_FORGET_MERGED.format(id=theirs, **there))
         if merged := [c for c in plain if c in self._rules.merged]:
             self._run(_KEEP_MERGED.format(own=own, **there))
             self._run(_MERGE.format(set=", ".join(f"{quote(c)} = {self._sum(c)}" for c in merged), **there))
 
-    def _take_the_later(self, columns: Sequence[str], assigned: Sequence[str], **there: str) -> None:
-        """Have later rows replace those with their keys, and of two keys with one unique value have the later stay, as the source
-        does: an older holder goes. Behind a later one, unless that moves away itself, the row stays: the source deletes it."""
+    def _pairs(self, rows: str) -> dict[str, str]:
+        """How a query names the target's rows `t` and the staged `rows` `s`, and when they have the same key."""
+        return {"rows": rows, "same": " AND ".join(f"t.{c} = s.{c}" for c in self._key), **self._names}
+
+    def _holds(self, columns: Sequence[str]) -> list[str]:
+        """For each unique key but the first: the condition that `t` holds the values of `s`."""
         uniques = [u for u in self._target.uniques if u != self._target.keys[0] and set(u) <= set(columns)]
-        held = [" AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique) for unique in uniques]
-        free = "".join(_IS_FREE.format(holds=holds, **there) for holds in held)
-        later = _LATER_THERE.format(set=", ".join(f"{c} = s.{c}" for c in assigned), free=free, **there) if assigned else ""
-
-        def move() -> None:
-            while later and self._run(later).rowcount and held:  # each may let go of what another waits for
-                pass
-
-        move()
-        for holds in held:
-            self._run(_HOLDER_IS_OLDER.format(holds=holds, **there))
-        if held:
-            move()
+        return [" AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique) for unique in uniques]
 
     def _sum(self, column: str) -> str:
         """The expression for a merged column of two rows that were inserted independently (as merge.py has it)."""

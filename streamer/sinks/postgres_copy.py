@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -31,12 +31,13 @@ from streamer.errors import ApplyError, SchemaError, TargetError
 from streamer.model import LSN, POSTGRES_EPOCH, Origin, SlotIdentity, TableName
 from streamer.ports import CopyTable, Progress, RowVersion, Start
 from streamer.session import Connection, version
-from streamer.sinks.policy import Rules
+from streamer.sinks.policy import Key, Rules
 from streamer.sinks.postgres_apply import refusal_of_a_row
 from streamer.sinks.postgres_copied import CopiedVersions
 from streamer.sinks.postgres_ranges import PostgresRanges
 from streamer.sinks.postgres_session import EDGE, TargetSession
 from streamer.sinks.postgres_table import TargetTable, quote, quoted, read_target
+from streamer.sinks.postgres_tombstones import remove_keys
 from streamer.sinks.postgres_writer import copy_into
 from streamer.sinks.quarantine import OnError, stops
 from streamer.sinks.target_clock import TargetClock
@@ -197,34 +198,55 @@ class TableLoader:
 
     def load(self, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
         """Write the rows, in one transaction."""
-        with self._session.errors(), self._refusals(table.table), self._loading(start) as connection, connection.transaction():
+        with self._session.errors(), self._refusals(table.table), self._loading(start) as connection:
             if start.within is not None:
-                target = read_target(connection, self._node, table.table)
-                write = functools.partial(self._copy, connection, table, quoted(table.table), blocks)
-                return self.ranges.load(connection, target, start.within, start, write)
-            rules = self._rules(table.table) if self._by_copy(table.table) else None
-            self._record(connection, self._source, table.table, start.position, start.time)
-            for source, position in start.others.items():
-                self._record(connection, source, table.table, position, POSTGRES_EPOCH)
-            if self._skew is not None:
-                connection.execute(_HAS_FIRST_ROWS, self._of_target(table.table))
-            target = read_target(connection, self._node, table.table)
-            if start.replace:
-                _empty(connection, target, gently=start.gently)
-            else:
-                connection.execute(f"LOCK TABLE {quoted(table.table)} IN SHARE ROW EXCLUSIVE MODE")
-            copied = CopiedVersions(connection, target, self._versions(), rules) if self._skew is not None and target.keys else None
-            if self._is_untouched(connection, target):
-                sent = self._copy(connection, table, quoted(table.table), blocks)
-                if copied is not None:
-                    copied.stage(self._true_versions(target, start, None))
-            else:
-                sent = self._merge(connection, table, target, start, blocks, copied)
+                with connection.transaction():
+                    target = read_target(connection, self._node, table.table)
+                    write = functools.partial(self._copy, connection, table, quoted(table.table), blocks)
+                    return self.ranges.load(connection, target, start.within, start, write)
+            sent = self._load_untouched(connection, table, start, blocks)
+            return self._merge(connection, table, start, blocks) if sent is None else sent
+
+    def _load_untouched(self, connection: Connection, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int | None:
+        """Write the rows, in one transaction; None if there are others that they must be compared with."""
+        with connection.transaction():
+            target = self._held(connection, table, start)
+            if not self._is_untouched(connection, target, start):
+                return None
+            self._begin_load(connection, table, target, start)
+            sent = self._copy(connection, table, quoted(table.table), blocks)
+            copied = self._copied(connection, target)
             if copied is not None:
-                copied.write()
-            connection.execute(f"UPDATE streamer.copy SET rows = %s WHERE {_COPIED}", [sent, *self._where, *_parts(table.table)])
-            self._stamp(connection, start)
-        return sent
+                copied.stage(self._true_versions(target, start, None))
+            self._end_load(connection, table, start, copied, sent)
+            return sent
+
+    def _held(self, connection: Connection, table: CopyTable, start: Start) -> TargetTable:
+        """The target's table, where nobody else writes until the transaction ends."""
+        if not start.replace:
+            connection.execute(f"LOCK TABLE {quoted(table.table)} IN SHARE ROW EXCLUSIVE MODE")
+        return read_target(connection, self._node, table.table)
+
+    def _begin_load(self, connection: Connection, table: CopyTable, target: TargetTable, start: Start) -> None:
+        self._record(connection, self._source, table.table, start.position, start.time)
+        for source, position in start.others.items():
+            self._record(connection, source, table.table, position, POSTGRES_EPOCH)
+        if start.replace:
+            _empty(connection, target, gently=start.gently)
+
+    def _end_load(self, connection: Connection, table: CopyTable, start: Start, copied: CopiedVersions | None, sent: int) -> None:
+        if copied is not None:
+            copied.write()
+        if self._skew is not None:
+            connection.execute(_HAS_FIRST_ROWS, self._of_target(table.table))
+        connection.execute(f"UPDATE streamer.copy SET rows = %s WHERE {_COPIED}", [sent, *self._where, *_parts(table.table)])
+        self._stamp(connection, start)
+
+    def _copied(self, connection: Connection, target: TargetTable) -> CopiedVersions | None:
+        if self._skew is None or not target.keys:
+            return None
+        rules = self._rules(target.table) if self._by_copy(target.table) else None
+        return CopiedVersions(connection, target, self._versions(), rules)
 
     @contextmanager
     def _refusals(self, table: TableName) -> Iterator[None]:
@@ -258,9 +280,12 @@ class TableLoader:
             connection.execute("SELECT pg_replication_origin_xact_setup(%s, %s)", [str(start.position), OLDEST])
         if (note := self._versions().stamp(stamp)) is not None:
             connection.execute(*note)
-        TargetClock(self._session.edge, connection, self._skew).wait_for(
-            Origin(self._source, start.position, start.time), lambda: False
-        )
+        self._wait_for_clock(connection, start)
+
+    def _wait_for_clock(self, connection: Connection, start: Start) -> None:
+        if self._skew is not None:
+            clock = TargetClock(self._session.edge, connection, self._skew)
+            clock.wait_for(Origin(self._source, start.position, start.time), lambda: False)
 
     def _versions(self) -> Versions:
         """How to ask this target; the session's origin has been set up."""
@@ -281,38 +306,62 @@ class TableLoader:
             raise TargetError(f'table "{table.table}" on "{self._node}" took {cursor.rowcount} of {sent} copied rows')
         return sent
 
-    def _merge(
-        self,
-        connection: Connection,
-        table: CopyTable,
-        target: TargetTable,
-        start: Start,
-        blocks: Iterable[bytes],
-        copied: CopiedVersions | None,
-    ) -> int:
-        """Add those rows whose keys are not there; of a key that was written, or deleted, on both sides the later version stays."""
+    def _merge(self, connection: Connection, table: CopyTable, start: Start, blocks: Iterable[bytes]) -> int:
+        """Add those rows whose keys are not there; of a key that was written, or deleted, on both sides the later version stays.
+
+        Of two keys with one unique value the later stays as well. The other one is removed by a local transaction first, so that
+        all nodes hear of it: those that have seen more or less of both might decide otherwise."""
         columns = ", ".join(map(quote, table.columns))
         stage = STAGE.removeprefix("pg_temp.")
-        name = quoted(table.table)
-        connection.execute(f"CREATE TEMPORARY TABLE {stage} ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA".encode())
+        _drop_stage(connection)
+        connection.execute(f"CREATE TEMPORARY TABLE {stage} AS SELECT {columns} FROM {quoted(table.table)} WITH NO DATA".encode())
         sent = self._copy(connection, table, STAGE, blocks)
-        if copied is not None:
-            copied.stage(self._true_versions(target, start, copied.oldest_here()))
-            copied.settle(STAGE, table.columns, start.seen)
-        always = any(c.always_identity for c in target.columns.values()) and version(connection) >= IDENTITY
-        overriding = " OVERRIDING SYSTEM VALUE" if always else ""
-        once = " ON CONFLICT DO NOTHING" if version(connection) >= UPSERT else _unless_there(target)
-        connection.execute(f"INSERT INTO {name} ({columns}){overriding} SELECT {columns} FROM {STAGE} AS s{once}".encode())
+        self._wait_for_clock(connection, start)  # what is removed now must be later than all that was copied
+        while lost := self._add_staged(connection, table, start, sent):
+            with self._session.others.lent() as other:
+                remove_keys(other, read_target(other, self._node, table.table), lost)
+            self._session.log.warning("unique_losers_removed", table=str(table.table), rows=len(lost))
+        _drop_stage(connection)
         return sent
 
-    def _is_untouched(self, connection: Connection, target: TargetTable) -> bool:
-        """Whether the table has no rows, nor has had any that were deleted."""
-        if not _is_empty(connection, target):
+    def _add_staged(self, connection: Connection, table: CopyTable, start: Start, sent: int) -> Collection[Key]:
+        """Add the staged rows in one transaction, unless there are keys that must be removed first, which are returned."""
+        with connection.transaction():
+            target = self._held(connection, table, start)
+            copied = self._copied(connection, target)
+            if start.replace:
+                self._begin_load(connection, table, target, start)
+            if copied is not None:
+                copied.stage(self._true_versions(target, start, copied.oldest_here()))
+                copied.leave_out_deleted(STAGE, start.seen)
+                if not start.replace and (lost := copied.losers(STAGE, table.columns)):
+                    return lost
+            if not start.replace:
+                self._begin_load(connection, table, target, start)
+            if copied is not None:
+                copied.settle(STAGE, table.columns)
+            columns = ", ".join(map(quote, table.columns))
+            always = any(c.always_identity for c in target.columns.values()) and version(connection) >= IDENTITY
+            overriding = " OVERRIDING SYSTEM VALUE" if always else ""
+            once = " ON CONFLICT DO NOTHING" if version(connection) >= UPSERT else _unless_there(target)
+            insert = f"INSERT INTO {quoted(table.table)} ({columns}){overriding} SELECT {columns} FROM {STAGE} AS s{once}"
+            connection.execute(insert.encode())
+            self._end_load(connection, table, start, copied, sent)
+        return ()
+
+    def _is_untouched(self, connection: Connection, target: TargetTable, start: Start) -> bool:
+        """Whether the table has no rows that stay, nor has had any that were deleted."""
+        if not start.replace and not _is_empty(connection, target):
             return False
         if self._skew is None:
             return True
         query = "SELECT 1 FROM streamer.tombstone WHERE schema_name = %s AND table_name = %s LIMIT 1"
         return connection.execute(query, _parts(target.table)).fetchone() is None
+
+
+def _drop_stage(connection: Connection) -> None:
+    """Drop it, if it is there. After a DROP of its own psycopg would deallocate all that is prepared."""
+    connection.ask(f"DROP TABLE IF EXISTS {STAGE}")
 
 
 def _parts(table: TableName) -> tuple[str, str]:

@@ -11,32 +11,18 @@ from streamer.session import Connection
 from streamer.sinks.conflict import Effect, Key
 from streamer.sinks.net import RowWise, Step, Unfoldable, fleeting, fold
 from streamer.sinks.postgres_apply import Applier, Outcome
+from streamer.sinks.postgres_tombstones import bury, unbury
 from streamer.sinks.postgres_world import MasterTable
 
 FEW: Final = 200
 """Changes of a transaction up to which they are written one by one, not set by set."""
 
-_BURY_AGAIN: Final = "UPDATE streamer.tombstone SET deleted = now() WHERE id = %s::uuid"
-_BURY: Final = "INSERT INTO streamer.tombstone (id, schema_name, table_name, key) VALUES (%s::uuid, %s, %s, %s)"
 _KEEP: Final = (
     "INSERT INTO streamer.version (id, xid) SELECT %s::uuid, t.xmin FROM {table} AS t WHERE {key} ON CONFLICT (id) DO NOTHING"
 )
 _OLDEST: Final = "INSERT INTO streamer.version (id, xid) VALUES (%s::uuid, '2') ON CONFLICT (id) DO UPDATE SET xid = '2'"
 """2 is the transaction id of frozen rows, older than all."""
-_UNBURY: Final = "DELETE FROM streamer.tombstone WHERE id = ANY(%s::uuid[])"
 _FORGET: Final = "DELETE FROM streamer.version WHERE id = %s::uuid"
-
-
-def bury(connection: Connection, table: MasterTable, key: Key) -> None:
-    """Leave a tombstone for a key that has no row (that of a row is left by its trigger), or with () for the whole table."""
-    name = table.writer.relation.table
-    if connection.execute(_BURY_AGAIN, [table.id_of(key)], prepare=True).rowcount == 0:
-        connection.execute(_BURY, [table.id_of(key), name.schema, name.name, table.text_of(key)], prepare=True)
-
-
-def unbury(connection: Connection, table: MasterTable, keys: Sequence[Key]) -> None:
-    """Take away the tombstones that these keys have just got."""
-    connection.execute(_UNBURY, [[table.id_of(key) for key in keys]])
 
 
 class Effects:
@@ -54,7 +40,7 @@ class Effects:
         for effect in effects:
             table = self._table(effect.change[1])
             if self._is_burial(effect.change, table, present[effect.change[1]]):
-                bury(self._connection, table, table.key_of(effect.change[2] or ()))
+                bury(self._connection, effect.change[1].table, table.key_of(effect.change[2] or ()))
             elif table.merges:
                 self._write_merged(effect, table, outcome)
             else:
@@ -65,7 +51,7 @@ class Effects:
         for effect in effects:
             if effect.parks:
                 table = self._table(effect.change[1])
-                unbury(self._connection, table, [table.key_of(effect.change[2] or ())])
+                unbury(self._connection, effect.change[1].table, [table.key_of(effect.change[2] or ())])
         if outcome.missing:
             raise ApplyError(f'{outcome.missing} rows on "{self._applier.node}" changed while they were locked')
         return outcome

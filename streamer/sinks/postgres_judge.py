@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-import orjson
 import psycopg
 
 from streamer.errors import ApplyError
@@ -27,8 +26,9 @@ from streamer.sinks.net import RowWise
 from streamer.sinks.postgres_apply import REFUSED, Applier, Outcome
 from streamer.sinks.postgres_bulk import BulkWriter
 from streamer.sinks.postgres_collisions import Collisions
-from streamer.sinks.postgres_effects import FEW, Effects, bury, unbury
+from streamer.sinks.postgres_effects import FEW, Effects
 from streamer.sinks.postgres_session import TargetSession
+from streamer.sinks.postgres_tombstones import remove, unbury
 from streamer.sinks.postgres_triggers import LOCK_TIMEOUT
 from streamer.sinks.postgres_truncate import truncate
 from streamer.sinks.postgres_world import MasterTable, World
@@ -42,7 +42,6 @@ PATIENCE_SECONDS: Final = 5.0
 """How long to wait for what the origin of a transaction had seen of other nodes."""
 LOOK_SECONDS: Final = 0.02
 
-_REMOVE: Final = "INSERT INTO streamer.removal (schema_name, table_name, key) VALUES (%s, %s, %s)"
 _APPLIED: Final = "SELECT source, origin, origin_time FROM streamer.progress WHERE sync = %s AND target = %s"
 
 
@@ -304,10 +303,7 @@ class Judge:
             _lock(connection, [table.writer.name])
             if connection.execute(statement, removal.key).rowcount:
                 return
-        names = [removal.relation.names[i] for i in table.key]
-        key = orjson.dumps(dict(zip(names, removal.key, strict=True))).decode()
-        connection.execute(_REMOVE, [removal.relation.table.schema, removal.relation.table.name, key])
-        bury(connection, table, removal.key)
+        remove(connection, removal.relation.table, self._key_names(removal.relation), removal.key)
 
     # -- transactions ------------------------------------------------------------------------------------------------------------
 
@@ -325,7 +321,7 @@ class Judge:
         for relation, key in case.parked:
             table = self._table(relation)
             self._connection.execute(table.writer.delete_where(table.writer.by_key(table.key)).encode(), key)
-            unbury(self._connection, table, [key])
+            unbury(self._connection, relation.table, [key])
 
     def _leave(self, case: _Case) -> None:
         if not case.group.complete:

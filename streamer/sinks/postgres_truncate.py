@@ -15,8 +15,8 @@ from typing import TypeAlias
 from streamer.model import Origin, Value, Version
 from streamer.session import Connection, version
 from streamer.sinks.policy import rank
-from streamer.sinks.postgres_effects import bury
 from streamer.sinks.postgres_table import quote
+from streamer.sinks.postgres_tombstones import bury
 from streamer.sinks.postgres_world import MasterTable, World
 from streamer.versions import Versions, key_hash, key_text
 
@@ -37,7 +37,7 @@ def truncate(connection: Connection, world: World, versions: Versions, tables: S
         rest = f"DELETE FROM {table.writer.place} AS d WHERE (d.tableoid, d.ctid) NOT IN ({query})"
         connection.execute(rest.encode(), values)
         if table.key and table not in late:
-            bury(connection, table, ())
+            bury(connection, table.writer.relation.table, ())
 
 
 def _is_late(world: World, table: MasterTable, origin: Origin) -> bool:

@@ -24,7 +24,7 @@ from streamer.sinks.policy import rank
 from streamer.sinks.postgres_copied import true_versions
 from streamer.sinks.postgres_writer import TableWriter
 from streamer.sinks.touched import Unique, Values, filled
-from streamer.versions import Versions, key_id, key_json
+from streamer.versions import Versions, key_id
 
 AT_ONCE: Final = 5000
 """Keys asked for in one query."""
@@ -60,10 +60,6 @@ class MasterTable:
     def key_of(self, row: Row) -> Key:
         """The row's key."""
         return tuple(str(row[i]) for i in self.key)
-
-    def text_of(self, key: Key) -> str:
-        """The key as its tombstone shows it."""
-        return key_json(key)
 
     def id_of(self, key: Key) -> str:
         """What the row's tombstone and version are kept under."""

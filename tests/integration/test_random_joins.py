@@ -25,6 +25,8 @@ from tests.waiting import wait_for_equal
 
 KEYED = ("items", "emptied", "sums")
 HOT, COUNTERS, OLD_ROWS = 200, 20, 30
+SEATS = "CREATE TABLE seats (id int PRIMARY KEY, writer text, seat int UNIQUE); ALTER TABLE seats REPLICA IDENTITY FULL"
+PERSONS, PLACES = 60, 25
 
 
 class Writer(Application):
@@ -41,6 +43,8 @@ class Writer(Application):
         key, table, what = dice.randint(1, HOT), dice.choice(KEYED[:2]), dice.random()
         if what < 0.01:
             return [(f"TRUNCATE {table}", [])]
+        if what < 0.04:
+            return [self._seated()]
         if what < 0.10:
             return [("INSERT INTO log VALUES (%s, %s)", [self.name, self.transactions])]
         if what < 0.30:
@@ -56,6 +60,19 @@ class Writer(Application):
         if what < 0.85:
             return [(f"UPDATE {table} SET writer = %s WHERE id BETWEEN %s AND %s", [self.name, key, key + 10])]
         return [(f"DELETE FROM {table} WHERE id IN (%s, %s)", [key, key + HOT])]
+
+    def _seated(self) -> Statement:
+        """What collides with other keys, that others write, as well."""
+        dice, name = self._dice, f"{self.name}{self.transactions}"
+        seat, person, what = dice.randint(1, PLACES), dice.randint(1, PERSONS), dice.random()
+        own = person + 1000 * "abc".index(self.name)
+        if what < 0.5:
+            return "INSERT INTO seats VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", [dice.choice([person, own]), name, seat]
+        if what < 0.8:
+            return "UPDATE seats SET writer = %s WHERE seat = %s", [name, seat]
+        if what < 0.9:
+            return "UPDATE seats SET seat = %s WHERE seat = %s", [dice.randint(1, PLACES), seat]
+        return "DELETE FROM seats WHERE seat = %s", [seat]
 
 
 class Play:
@@ -74,6 +91,8 @@ class Play:
                 self._nodes["a"].execute(f"INSERT INTO {table} SELECT i, 'old', 0 FROM generate_series(1, {OLD_ROWS}) i")
         if self.dice.random() < 0.5:
             self._nodes["a"].execute("INSERT INTO log VALUES ('old', 1), ('old', 1)")
+        if self.dice.random() < 0.7:
+            self._nodes["a"].execute(f"INSERT INTO seats SELECT i, 'old', i FROM generate_series(1, {PLACES - 10}) i")
 
     def prepared(self, sources: str) -> Config:
         """The sync of these sources, set up."""
@@ -133,12 +152,13 @@ def nodes(databases: Databases, pg15: PostgresServer, pg18: PostgresServer) -> d
     made = four_nodes(databases, pg15, pg18, KEYED)
     for database in made.values():
         database.execute("CREATE TABLE log (writer text, n int)")
+        database.execute(SEATS)
     return made
 
 
 def wait_until_equal(nodes: Mapping[str, Database], names: Sequence[str]) -> None:
     def rows(name: str) -> Counter[tuple[str, Row]]:
-        return Counter((table, row) for table in (*KEYED, "log") for row in nodes[name].query(f"SELECT * FROM {table}"))
+        return Counter((table, row) for table in (*KEYED, "log", "seats") for row in nodes[name].query(f"SELECT * FROM {table}"))
 
     def differing() -> dict[str, list[list[tuple[str, Row]]]]:
         """By node, some rows that it lacks and some that only it has."""
