@@ -145,22 +145,22 @@ class MysqlDatabase:
             return connection.rows(f"SELECT {columns} FROM {table} WHERE {_EDGE}", (edge.sync, edge.source, edge.target))
 
     def forget(self, syncs: Sequence[str], source: str | None = None) -> list[str]:
-        """Delete their rows, and drop our tables if no other sync has some."""
+        """Delete their rows, and drop our tables if no other sync has some. Each statement commits by itself: where a setup or a
+        teardown was broken off, some of the tables are there."""
         removed = []
         with self._session() as connection:
+            there = [table for table in OWN_TABLES if connection.rows(_HAS_OWN, (table,))]
             for sync in syncs:
                 where, key = "WHERE sync = %s AND target = %s AND source = coalesce(%s, source)", (sync, self._node, source)
                 for table in self._unfinished(connection, where, key):
                     connection.run(f"DELETE FROM {self._names.sql(table)}")
                     removed.append(f'the part of table "{table}" that was copied')
-                connection.run(f"DELETE FROM streamer_copy {where}", key)
-                for newer in ("streamer_quarantine", "streamer_copied_part"):
-                    if connection.rows(_HAS_OWN, (newer,)):
-                        connection.run(f"DELETE FROM {newer} {where}", key)
-                if connection.run(f"DELETE FROM streamer_progress {where}", key):
+                deleted = {table: connection.run(f"DELETE FROM {table} {where}", key) for table in reversed(there)}
+                if deleted.get("streamer_progress"):
                     edge = f"edge {EdgeName(sync, source, self._node)}" if source else f'sync "{sync}"'
                     removed.append(f"progress of {edge}")
-            if source is None and not connection.rows("SELECT 1 FROM streamer_progress LIMIT 1"):
+            used = "streamer_progress" in there and connection.rows("SELECT 1 FROM streamer_progress LIMIT 1")
+            if source is None and not used:
                 for statement in _split(statements.load("mysql/uninstall.sql")):
                     connection.run(statement)
                 removed.append(f"tables {', '.join(OWN_TABLES)}")
@@ -168,7 +168,7 @@ class MysqlDatabase:
 
     def _unfinished(self, connection: Connection, where: str, key: tuple[str | None, ...]) -> list[TableName]:
         """Tables whose copy was broken off between two ranges: without records nobody could tell that they are not whole."""
-        if not connection.rows(_HAS_OWN, ("streamer_copied_part",)):
+        if not all(connection.rows(_HAS_OWN, (table,)) for table in ("streamer_copy", "streamer_copied_part")):
             return []
         parts = "SELECT 1 FROM streamer_copied_part p WHERE p.schema_name = c.schema_name AND p.table_name = c.table_name"
         query = f"SELECT schema_name, table_name FROM streamer_copy c {where} AND position = '0/0' AND EXISTS ({parts})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +15,7 @@ from streamer.admin.tables import tables
 from streamer.admin.teardown import teardown
 from streamer.config import Config
 from streamer.errors import ConnectError, SchemaError
+from streamer.sinks.mysql_ddl import OWN_TABLES
 from tests.configs import make_config
 from tests.mysql_servers import MysqlDatabase
 from tests.servers import Database
@@ -103,6 +104,16 @@ def test_setup_run_status_and_teardown_with_the_documented_rights(
     assert 'm: removed progress of sync "shop"' in said
     assert "m: removed tables streamer_progress, streamer_copy, streamer_copied_part, streamer_quarantine" in said
     assert mariadb.query("SHOW TABLES") == [*before, ("log",), ("t",)]
+
+
+@pytest.mark.parametrize("gone", [OWN_TABLES[1:], OWN_TABLES[:1]])
+def test_teardown_goes_on_where_another_one_was_broken_off(source15: Database, mariadb: MysqlDatabase, gone: Sequence[str]) -> None:
+    source15.execute(TABLES)
+    config = make_config({"a": source15.url, "m": mariadb.url})
+    setup(config, None, lambda line: None)
+    mariadb.execute(f"DROP TABLE {', '.join(gone)}")
+    assert teardown(config, None, force=False, confirm=lambda lines: True, say=lambda line: None) == []
+    assert mariadb.query("SHOW TABLES LIKE 'streamer%'") == []
 
 
 def test_check_has_nothing_to_say_against_what_setup_has_made(config: Config, mariadb: MysqlDatabase) -> None:
