@@ -43,6 +43,10 @@ _REMEDIES: Final = (
         "ALTER ROLE {role} REPLICATION",
     ),
     (r"requires wal_level", LOGICAL),
+    (
+        r'unique constraint "pg_\w+"|tuple concurrently (?:updated|deleted)',
+        "another command is at work on the same things: when it has ended, run this one again",
+    ),
     (r"all replication slots are in use", "raise max_replication_slots and restart that server, or drop a slot that nobody reads"),
 )
 
