@@ -91,6 +91,8 @@ class Leaving:
         #: by sync and node: where the last that the node has of it lies
         self._last: dict[tuple[str, str], LSN] = {}
         self._positions: dict[EdgeName, LSN] = {}
+        #: where the last transaction lies that an edge from the node has applied, if the node made it
+        self._applied: dict[EdgeName, LSN] = {}
 
     def nodes(self) -> list[str]:
         """The node, and the others that may have something of it."""
@@ -115,10 +117,13 @@ class Leaving:
 
     def _look_how_far(self, connection: Connection, other: str, names: Sequence[str]) -> None:
         """Note where the other node's WAL holds the last that it wrote for the one that leaves, and its own positions."""
-        query = "SELECT sync, source, position FROM streamer.progress WHERE target = %s AND sync = ANY(%s)"
+        query = "SELECT sync, source, position, origin, origin_position FROM streamer.progress WHERE target = %s AND sync = ANY(%s)"
         if installation.is_there(connection):
-            for sync, source, position in connection.execute(query, [other, list(self._syncs)]):
-                self._positions[EdgeName(sync, source, other)] = LSN.parse(position)
+            for sync, source, position, origin, applied in connection.execute(query, [other, list(self._syncs)]):
+                edge = EdgeName(sync, source, other)
+                self._positions[edge] = LSN.parse(position)
+                if source == origin == self._node and LSN.parse(applied) < self._positions[edge]:
+                    self._applied[edge] = LSN.parse(applied)
         if captures_here(self._config, other, connection):
             self._look_how_far_by_batches(connection, other)
             return
@@ -144,10 +149,12 @@ class Leaving:
                 self._last[sync, other] = MAX if row[1] is None else position_of(row[1])
 
     def require_passed(self) -> None:
-        """Refuse while the others would send on what they have applied of its transactions. To be asked when all have been seen.
+        """Refuse while some have transactions of it that others lack, or would send them on. To be asked when all have been seen.
 
         Raises UsageError.
         """
+        for sync in self._syncs:
+            self._require_equal(sync)
         behind = [edge for sync in self._syncs for edge in self._remaining(sync) if self._is_behind(edge)]
         if behind:
             streams = sorted({f"streamer run --once --sync {edge.sync} --source {edge.source}" for edge in behind})
@@ -155,6 +162,21 @@ class Leaving:
                 f'edge {behind[0]} may not have passed all transactions of "{self._node}" yet, and would send them on again',
                 f"run: {', '.join(streams)}; then this again (or use --force, and compare the rows afterwards)",
             )
+
+    def _require_equal(self, sync: str) -> None:
+        """Refuse while the others have not had the same of its transactions: nobody else hands them on. Raises UsageError."""
+        applied = {edge: at for edge, at in self._applied.items() if edge.sync == sync}
+        if not applied:
+            return
+        ahead = max(applied, key=applied.__getitem__)
+        for edge, position in self._positions.items():
+            if (edge.sync, edge.source) == (sync, self._node) and position <= applied[ahead]:
+                its = f'transactions of "{self._node}"'
+                raise UsageError(
+                    f'"{edge.target}" lacks {its} that "{ahead.target}" has, and nobody else would bring them',
+                    f"run: streamer run --once --sync {sync} --source {self._node}; then this again (where they cannot be read any "
+                    "more, use --force, and compare the rows afterwards)",
+                )
 
     def _is_behind(self, edge: EdgeName) -> bool:
         return self._positions.get(edge, MAX) < self._last[edge.sync, edge.source]

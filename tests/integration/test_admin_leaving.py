@@ -333,6 +333,21 @@ def test_a_source_may_not_leave_before_the_others_have_passed_its_transactions(w
     assert f'b: removed replication origin "streamer:shop:b:a:{made}"' in said
 
 
+def test_a_source_may_not_leave_while_one_node_lacks_what_another_has_of_it(world18: World) -> None:
+    """It left without a word, and the others differed for good: nobody else hands on what it made."""
+    config = world18.config()
+    set_up(config)
+    moved = "UPDATE streamer.progress SET position = %s, origin = 'a', origin_position = %s"
+    for target, *at in (("b", "0/500", "0/400"), ("c", "0/300", "0/200")):
+        world18.applied(f"shop: a -> {target}")
+        world18.nodes[target].execute(moved, at)
+    assert refused(config, "a").startswith(
+        '"c" lacks transactions of "a" that "b" has, and nobody else would bring them; run: streamer run --once --sync shop --source a'
+    )
+    world18.nodes["c"].execute(moved, ["0/401", "0/400"])
+    assert leave(config, "a")[1] == []
+
+
 def test_it_may_with_force(world18: World) -> None:
     config = world18.config(TWO)
     set_up(config)
