@@ -33,7 +33,7 @@ from streamer.sinks.postgres_ddl import RefusedTableError, create, create_tables
 def create_missing(config: Config, sync: str, source: str, target: str, say: Say) -> None:
     """Create on `target` the tables that the sync selects on `source` and the target lacks. Raises StreamerError."""
     with session(config, source) as connection:
-        tables = keys.on_targets(read_tables(connection, config.syncs[sync].selects), config.syncs[sync].key_for)
+        tables = keys.on_targets(read_tables(connection, config.syncs[sync].selects, defaults=True), config.syncs[sync].key_for)
         shapes = config.syncs[sync].shapes_for(target)
         wanted = shaped_tables(tables, shapes)
         if (foreign := target_of(config, target)) is not None:

@@ -52,7 +52,7 @@ def statements(config: Config, sync: str, target: str, *, existing: bool = False
             f'sync "{sync}" has no target "{target}"', f"its targets are {', '.join(settings.targets or settings.sources)}"
         )
     with session(config, source) as connection:
-        tables = keys.on_targets(read_tables(connection, settings.selects), settings.key_for)
+        tables = keys.on_targets(read_tables(connection, settings.selects, defaults=True), settings.key_for)
         shapes = settings.shapes_for(target)
         wanted = shaped_tables(tables, shapes)
         foreign = target_of(config, target)

@@ -67,8 +67,11 @@ class SourceTable:
         return Relation(self.table, tuple(columns), self.identity)
 
 
-def read_tables(connection: Connection, selects: Callable[[TableName], bool]) -> list[SourceTable]:
-    """Return the tables that `selects` chooses, by name; a selected table's partitions belong to it and are not listed."""
+def read_tables(connection: Connection, selects: Callable[[TableName], bool], *, defaults: bool = False) -> list[SourceTable]:
+    """Return the tables that `selects` chooses, by name; a selected table's partitions belong to it and are not listed.
+
+    With the columns' `defaults` it waits for whoever has locked one of the tables, as VACUUM FULL does; without, for nobody.
+    """
     rows = connection.execute(_tables_query(version(connection)).encode()).fetchall()
     parents = {row[0]: row[6] for row in rows if row[6] is not None}
     chosen = {row[0]: row for row in rows if selects(TableName(row[1], row[2]))}
@@ -78,7 +81,7 @@ def read_tables(connection: Connection, selects: Callable[[TableName], bool]) ->
     for oid, _, _, relkind, *_ in rows:
         for top in (_ancestors(oid, parents) & tops.keys()) if relkind == "r" else ():
             leaves[top].append(names[oid])
-    columns = _read_columns(connection, list(tops))
+    columns = _read_columns(connection, list(tops), defaults)
     keys = _read_keys(connection, list(tops))
     return [
         _source_table(row, columns.get(oid, []), keys.get(oid, _Keys()), leaves[oid])
@@ -175,9 +178,10 @@ def holds_no_null(number: int) -> str:
     )
 
 
-def _read_columns(connection: Connection, oids: list[int]) -> dict[int, list[ColumnDefinition]]:
+def _read_columns(connection: Connection, oids: list[int], defaults: bool) -> dict[int, list[ColumnDefinition]]:
     number = version(connection)
     query = _COLUMNS.format(
+        default="pg_catalog.pg_get_expr(d.adbin, d.adrelid)" if defaults else "NULL",
         not_null=holds_no_null(number),
         identity="a.attidentity::text" if number >= PARTITIONED else "''",
         generated="a.attgenerated::text" if number >= GENERATED else "''",
@@ -263,7 +267,7 @@ WITH RECURSIVE steps(type, base, modifier) AS (
     SELECT s.type, t.typbasetype, t.typtypmod FROM steps s JOIN pg_catalog.pg_type t ON t.oid = s.base WHERE t.typtype = 'd'
 )
 SELECT a.attrelid::bigint, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, {not_null},
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid), {identity}, {generated},
+       {default}, {identity}, {generated},
        coalesce(b.base::bigint, 0), coalesce(pg_catalog.format_type(b.base, b.modifier), ''), coalesce(b.kind, t.typtype) = 'e'
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid

@@ -23,6 +23,7 @@ from streamer.session import Connection, version
 
 TRUNCATES: Final = 110000  # publishing TRUNCATE: version 11
 VIA_ROOT: Final = 130000  # publish_via_partition_root: version 13
+SCHEMAS: Final = 150000  # publishing all tables of a schema: version 15
 GENERATED_COLUMNS: Final = 180000
 """From version 18 on a table with FULL identity may only be updated if its generated columns are published too."""
 
@@ -41,8 +42,19 @@ def published(connection: Connection, slot: str) -> set[TableName] | None:
     found = connection.execute("SELECT count(*) FROM pg_publication WHERE pubname = ANY(%s)", [both]).fetchone()
     if found != (len(both),):
         return None
-    query = "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = ANY(%s)"
-    return {TableName(*row) for row in connection.execute(query, [both])}
+    if not _names_tables(connection, both):
+        query = "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = ANY(%s)"
+        return {TableName(*row) for row in connection.execute(query, [both])}
+    # the view would wait for whoever has locked one of the tables, as VACUUM FULL does
+    return set[TableName]().union(*(_members(connection, name) for name in both))
+
+
+def _names_tables(connection: Connection, publications: list[str]) -> bool:
+    """Whether the publications name all of their tables, as those that setup makes do."""
+    of_schemas = "EXISTS (SELECT 1 FROM pg_publication_namespace n WHERE n.pnpubid = p.oid)"
+    all_of_some = of_schemas if version(connection) >= SCHEMAS else "false"
+    query = f"SELECT 1 FROM pg_publication p WHERE p.pubname = ANY(%s) AND (p.puballtables OR {all_of_some})"
+    return connection.execute(query.encode(), [publications]).fetchone() is None
 
 
 @dataclass(frozen=True, slots=True)
