@@ -9,14 +9,12 @@ https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from streamer.model import Value
 
 _ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _SPECIAL: Final = str.maketrans({"\\": "\\\\"} | {char: f"\\{letter}" for letter, char in _ESCAPES.items()})
 
 
@@ -79,8 +77,15 @@ def _joined(rows: Sequence[Sequence[Value]]) -> list[str]:
 def _field(field: str) -> str | None:
     if field == "\\N":
         return None
-    return _ESCAPED.sub(_unescape, field) if "\\" in field else field
+    return _unescaped(field) if "\\" in field else field
 
 
-def _unescape(match: re.Match[str]) -> str:
-    return _ESCAPES.get(match[1], match[1])
+def _unescaped(field: str) -> str:
+    """The text without escapes. Not by a regular expression: it would make objects for each of them, and a text may have millions.
+    NUL stands for the backslash, which no PostgreSQL text holds."""
+    text = field.replace("\\\\", "\0")
+    if "\\" in text:
+        for letter, char in _ESCAPES.items():
+            text = text.replace(f"\\{letter}", char)
+        text = text.replace("\\", "")  # any other character stands for itself
+    return text.replace("\0", "\\")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,19 @@ def test_rows_survive_being_written_and_read(rows: list[tuple[str | None, ...]])
 def test_what_the_server_writes_is_read(block: bytes, rows: list[tuple[str | None, ...]]) -> None:
     assert list(copytext.parse(block)) == rows
     assert list(copytext.parse(memoryview(block))) == rows
+
+
+def test_a_long_text_with_many_escapes_takes_little_memory() -> None:
+    """It took more than a hundred bytes for each: gigabytes for a text of a hundred megabytes."""
+    block = b"\\n" * 300_000 + b"\n"
+    tracemalloc.start()
+    try:
+        rows = list(copytext.parse(block))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows == [("\n" * 300_000,)]
+    assert peak < 10 * len(block)
 
 
 def test_a_block_that_ends_within_a_row_is_refused() -> None:
