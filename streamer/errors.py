@@ -151,6 +151,23 @@ def renamed(old: object, new: object, node: str, sync: str) -> SourceError:
     )
 
 
+def replaced(table: object, node: str, sync: str) -> SourceError:
+    """Return the error for a table whose name another one has now, of whose rows those that it got before were not told."""
+    return SourceError(
+        f'table "{table}" on "{node}" is another one than before: it was made anew, or another one was renamed',
+        f"rows may differ: restart streamer run, then: streamer verify {sync} --repair",
+    )
+
+
+def unlogged(table: object, node: str, sync: str) -> SourceError:
+    """Return the error for a table whose changes the source does not log any more."""
+    return SourceError(
+        f'table "{table}" on "{node}" is unlogged now: its changes are not replicated',
+        f"ALTER TABLE … SET LOGGED, then compare the rows: streamer verify {sync} --repair; "
+        "or, to do without it, restart streamer run",
+    )
+
+
 def no_longer_captured(table: object, node: str) -> SourceError:
     """Return the error for a table whose changes triggers captured once, and do not now."""
     return SourceError(

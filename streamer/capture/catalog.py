@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from streamer.errors import renamed
-from streamer.model import Column, ColumnDefinition, Identity, Relation, TableDefinition, TableName
+from streamer.errors import renamed, unlogged
+from streamer.model import LSN, Column, ColumnDefinition, Identity, Relation, TableDefinition, TableName
 from streamer.session import Connection, version
 
 FULL_TEXT = 90000  # bytea_output, and an extra_float_digits of 3: version 9.0
@@ -96,11 +96,23 @@ def name_of(connection: Connection, oid: int) -> TableName | None:
     return None if row is None else TableName(*row)
 
 
+def current_position(connection: Connection) -> LSN:
+    """Return how far the source's WAL is written."""
+    function = "pg_current_wal_flush_lsn" if version(connection) >= 100000 else "pg_current_xlog_location"
+    row = connection.execute(f"SELECT {function}()::text").fetchone()
+    return LSN.parse(row[0] if row else "0/0")
+
+
+def lineage(connection: Connection, table: TableName) -> set[TableName]:
+    """Return the table's name and those of all tables that it is a part of; none if it does not exist."""
+    return {TableName(*row) for row in connection.execute(_LINEAGE, [table.schema, table.name])}
+
+
 def require_names(
     connection: Connection, carried: dict[TableName, int], present: Collection[TableName], node: str, sync: str
 ) -> None:
-    """See that no table that a stream has carried (by name and oid) is called otherwise now. One that was dropped, or has become
-    the partition of another, is forgotten.
+    """See that no table that a stream has carried (by name and oid) is called otherwise now, or unlogged. One that was dropped, or
+    has become the partition of another, is forgotten.
 
     Raises SourceError.
     """
@@ -108,7 +120,15 @@ def require_names(
         now = name_of(connection, carried[gone])
         if now is not None and now != gone:
             raise renamed(gone, now, node, sync)
+        if now is not None and _is_unlogged(connection, carried[gone]):
+            raise unlogged(gone, node, sync)
         del carried[gone]
+
+
+def _is_unlogged(connection: Connection, oid: int) -> bool:
+    if version(connection) < PERSISTENCE:
+        return False
+    return connection.execute("SELECT 1 FROM pg_class WHERE oid = %s AND relpersistence = 'u'", [oid]).fetchone() is not None
 
 
 def generated_columns(connection: Connection, table: TableName) -> set[str]:
@@ -276,6 +296,17 @@ LEFT JOIN (SELECT s.type, s.base, s.modifier, t.typtype AS kind FROM steps s JOI
            WHERE t.typtype <> 'd') b ON b.type = a.atttypid
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
+"""
+
+_LINEAGE = """
+WITH RECURSIVE line(oid) AS (
+    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %s AND c.relname = %s
+    UNION
+    SELECT i.inhparent FROM line l JOIN pg_catalog.pg_inherits i ON i.inhrelid = l.oid
+)
+SELECT n.nspname, c.relname
+FROM line l JOIN pg_catalog.pg_class c ON c.oid = l.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 """
 
 _GENERATED = """

@@ -19,7 +19,7 @@ from psycopg import pq
 
 from streamer.capture import keys, publication
 from streamer.capture.assemble import Assembler, Interest
-from streamer.capture.catalog import SourceTable, generated_columns, read_tables, require_names
+from streamer.capture.catalog import SourceTable, current_position, generated_columns, read_tables, require_names
 from streamer.capture.diagnose import Diagnosis
 from streamer.capture.first_rows import awaited
 from streamer.capture.key_ranges import copied_table
@@ -31,7 +31,7 @@ from streamer.capture.slot_reader import SlotReader
 from streamer.capture.snapshot import ExportedSnapshot, abandoned_slots, exported_snapshot
 from streamer.capture.wal2json import ENVELOPE_BYTES
 from streamer.capture.wal2json_session import Wal2jsonSession
-from streamer.errors import SlotError, SourceError, TakenError, lost_identity, no_longer_carried
+from streamer.errors import SlotError, SourceError, TakenError, lost_identity, no_longer_carried, replaced
 from streamer.model import LSN, SlotIdentity, TableName
 from streamer.node_config import Node, choose_capture
 from streamer.ports import IDLE_BYTES, CopyTable, Place, SlotState
@@ -99,7 +99,7 @@ class SlotSource:
             return SlotState(
                 identity,
                 LSN.parse(row[2]),
-                _current_position(connection),
+                current_position(connection),
                 exact=version(connection) >= CONFIRMED,
                 idle_bytes=_idle_bytes(connection, self._interest.echoing),
                 switches=timeline_switches(replication, identity.timeline),
@@ -141,9 +141,17 @@ class SlotSource:
             if table.table in self._carried.keys() - carried:
                 raise no_longer_carried(table.table, self._slot)
         require_names(connection, self._carried, {table.table for table in tables}, self._node, self._sync)
+        if self._plugin(connection) != "pgoutput":  # which takes tables by their names; a publication loses one that is replaced
+            self._require_same(tables)
         self._note(tables, carried)
         if self._plugin(connection) != "pgoutput":  # of a published table the server refuses updates and deletes then
             self._require_identity(connection, tables)
+
+    def _require_same(self, tables: Sequence[SourceTable]) -> None:
+        """See that no other table has got the name of one: which of its rows came under that name, nobody knows."""
+        for table in tables:
+            if self._carried.get(table.table, table.oid) != table.oid:
+                raise replaced(table.table, self._node, self._sync)
 
     def _require_identity(self, connection: Connection, tables: Sequence[SourceTable]) -> None:
         """See that no table has lost what its updates and deletes are told by: they would be left out without a word."""
@@ -291,12 +299,6 @@ def _confirmed(connection: Connection) -> str:
 def maker(connection: Connection) -> str:
     """The column that has the process by which a slot is still being made; null if it is there, and before version 9.6."""
     return "CASE WHEN confirmed_flush_lsn IS NULL THEN active_pid END" if version(connection) >= CONFIRMED else "NULL::integer"
-
-
-def _current_position(connection: Connection) -> LSN:
-    function = "pg_current_wal_flush_lsn" if version(connection) >= 100000 else "pg_current_xlog_location"
-    row = connection.execute(f"SELECT {function}()::text").fetchone()
-    return LSN.parse(row[0] if row else "0/0")
 
 
 def _idle_bytes(connection: Connection, echoing: int) -> int:

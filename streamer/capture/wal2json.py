@@ -28,6 +28,9 @@ from streamer.model import LSN, UNCHANGED, Change, Column, Identity, Kind, Relat
 Lookup: TypeAlias = Callable[[TableName], CatalogTable | None]
 """Reads the catalog for a table or partition by its own name; None if its changes do not travel."""
 
+WalEnd: TypeAlias = Callable[[], LSN]
+"""Asks where the WAL ends now."""
+
 Reread: TypeAlias = Callable[[Relation, Row, Sequence[int]], Sequence[Value]]
 """Reads values of a row as they are now: (relation, key, columns) -> a value for each of `columns` (by index), in order.
 
@@ -104,12 +107,18 @@ class Wal2jsonDecoder:
     `encoding` is Python's name of the database's encoding: wal2json does not convert to client_encoding.
     """
 
-    def __init__(self, tables: Lookup, reread: Reread, *, numbers_are_strings: bool, encoding: str = "utf-8") -> None:
+    def __init__(
+        self, tables: Lookup, reread: Reread, wal_end: WalEnd, *, numbers_are_strings: bool, encoding: str = "utf-8"
+    ) -> None:
         self._lookup = tables
         self._reread = reread
+        self._wal_end = wal_end
         self._numbers_are_strings = numbers_are_strings
         self._encoding = encoding
-        self._tables: dict[tuple[str, str], _Table | None] = {}
+        self._tables: dict[tuple[str, str], _Table] = {}
+        #: whose changes do not travel, as was seen when the WAL ended there: one that is attached as a partition later does
+        self._outside: set[tuple[str, str]] = set()
+        self._outside_until = LSN(0)
         self._versions: dict[tuple[TableName, Identity, tuple[Column, ...]], Relation] = {}
         self._truncated: tuple[str, set[TableName]] = ("", set())
         #: the shape of the row that came last
@@ -160,7 +169,7 @@ class Wal2jsonDecoder:
         if action == "D":
             return self._delete(message)
         if action == "B":
-            return Begin(LSN.parse(message["lsn"]), datetime.fromisoformat(message["timestamp"]))
+            return self._begin(message)
         if action == "C":
             return Commit(LSN.parse(message["nextlsn"]))
         if action == "T":
@@ -168,6 +177,12 @@ class Wal2jsonDecoder:
         if action != "M":
             raise DecodeError(f'wal2json sent the unknown action "{action}"', "report it with the version of wal2json")
         return None
+
+    def _begin(self, message: dict[str, Any]) -> Begin:
+        begin = Begin(LSN.parse(message["lsn"]), datetime.fromisoformat(message["timestamp"]))
+        if self._outside and begin.position >= self._outside_until:
+            self._outside.clear()
+        return begin
 
     def _insert(self, message: dict[str, Any]) -> Change | None:
         if (table := self._table(message)) is None:
@@ -232,10 +247,17 @@ class Wal2jsonDecoder:
     def _table(self, message: dict[str, Any]) -> _Table | None:
         """The table that a message speaks of; None if its changes do not travel."""
         key = (message["schema"], message["table"])
-        if key in self._tables:
-            return self._tables[key]
+        if (known := self._tables.get(key)) is not None:
+            return known
+        if key in self._outside:
+            return None
+        if not self._outside:
+            self._outside_until = self._wal_end()
         source = self._lookup(TableName(*key))
-        table = self._tables[key] = None if source is None else _Table(TableName(*key), self._shared(source))
+        if source is None:
+            self._outside.add(key)
+            return None
+        table = self._tables[key] = _Table(TableName(*key), self._shared(source))
         return table
 
     def _shared(self, source: CatalogTable) -> CatalogTable:

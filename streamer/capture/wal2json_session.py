@@ -7,11 +7,12 @@ value is read again from the table. What is read then is the row as it is now; i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from psycopg import sql
 
 from streamer.capture.assemble import OWN_TABLES
-from streamer.capture.catalog import SourceTable, read_tables
+from streamer.capture.catalog import SourceTable, current_position, lineage, read_tables
 from streamer.capture.layout import CatalogTable
 from streamer.capture.wal2json import Wal2jsonDecoder, options
 from streamer.model import Relation, Row, TableName, Value
@@ -29,11 +30,17 @@ class Wal2jsonSession:
         names = [name for name in (*OWN_TABLES, *_by_name(tables)) if name.schema not in schemas]
         self.options = options(names, schemas=sorted(schemas), numbers_are_strings=numbers_are_strings)
         self.decoder = Wal2jsonDecoder(
-            self._look_up, self._reread, numbers_are_strings=numbers_are_strings, encoding=_encoding(connection)
+            self._look_up,
+            self._reread,
+            partial(current_position, connection),
+            numbers_are_strings=numbers_are_strings,
+            encoding=_encoding(connection),
         )
 
     def _look_up(self, name: TableName) -> CatalogTable | None:
         """The table as the catalog has it now; only the tables that the session began with, and partitions of them."""
+        if self._tops.isdisjoint(lineage(self._connection, name)):
+            return None  # at once: a schema may have many tables beside ours
         table = _by_name(read_tables(self._connection, self._tops.__contains__)).get(name)
         return None if table is None else _known(table)
 

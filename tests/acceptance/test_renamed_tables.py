@@ -60,3 +60,29 @@ def test_a_table_that_becomes_a_partition_is_not_taken_for_renamed(source15: Dat
     with connect("a", source15.url, application="streamer test") as connection:
         require_names(connection, carried, {whole}, "a", "shop")
     assert carried == {}
+
+
+@pytest.mark.parametrize("capture", ["wal2json"])
+def test_a_table_that_another_one_has_taken_the_name_of_is_not_taken_for_it(
+    shop: Streamer, source15: Database, target18: Database
+) -> None:
+    """What had come into the other one before was missing on the target, without a word."""
+    shop.start_streaming()
+    source15.execute("CREATE TABLE made (id bigint PRIMARY KEY, n bigint NOT NULL); INSERT INTO made VALUES (1, 5)")
+    source15.execute("BEGIN; DROP TABLE t; ALTER TABLE made RENAME TO t; COMMIT")
+    shop.wait_for_problem('table "public.t" on "a" is another one than before')
+    shop.stop()
+    shop.start_streaming()
+    source15.execute("INSERT INTO t VALUES (12, 5)")
+    shop.command("verify", "shop", "--repair", "--yes")
+    wait_until_same(source15, target18, ALL)
+
+
+@pytest.mark.parametrize("capture", ["wal2json"])
+def test_a_table_that_becomes_unlogged_stops_the_stream_until_it_is_logged(shop: Streamer, source15: Database) -> None:
+    """It was passed over without a word; PostgreSQL refuses that of a table in a publication."""
+    shop.start_streaming()
+    source15.execute("ALTER TABLE t SET UNLOGGED; INSERT INTO t VALUES (11, 1)")
+    shop.wait_for_problem('table "public.t" on "a" is unlogged now')
+    source15.execute("ALTER TABLE t SET LOGGED")
+    shop.wait_for_state("streaming")

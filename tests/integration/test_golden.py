@@ -20,7 +20,7 @@ from streamer.capture.assemble import Assembler
 from streamer.capture.layout import CatalogTable
 from streamer.capture.pgoutput import PgoutputDecoder
 from streamer.capture.wal2json import Wal2jsonDecoder, options
-from streamer.model import UNCHANGED, Change, Column, Identity, Kind, Relation, Row, TableName, Transaction, Value
+from streamer.model import LSN, UNCHANGED, Change, Column, Identity, Kind, Relation, Row, TableName, Transaction, Value
 from streamer.session import Connection, connect
 from tests.servers import Database
 
@@ -115,7 +115,7 @@ def _through_wal2json(database: Database) -> list[Read]:
         marks = sql.SQL(", ").join(sql.Placeholder() * len(arguments))
         query = sql.SQL("SELECT data FROM pg_logical_slot_peek_changes('golden_wal2json', NULL, NULL, {})").format(marks)
         payloads = [row[0].encode() for row in connection.execute(query, arguments)]
-        decoder = Wal2jsonDecoder(catalog.table, catalog.reread, numbers_are_strings=False)
+        decoder = Wal2jsonDecoder(catalog.table, catalog.reread, lambda: LSN(0), numbers_are_strings=False)
         return assembled(decoder.decode, payloads)
 
 

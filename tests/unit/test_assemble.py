@@ -245,7 +245,7 @@ def _pgoutput() -> tuple[Callable[[bytes], Message], Callable[[int], bytes]]:
 
 def _wal2json() -> tuple[Callable[[bytes], Message], Callable[[int], bytes]]:
     known = CatalogTable(ACCOUNTS, ("aid",))
-    decoder = Wal2jsonDecoder(lambda name: known, lambda *asked: [], numbers_are_strings=False)
+    decoder = Wal2jsonDecoder(lambda name: known, lambda *asked: [], lambda: LSN(0), numbers_are_strings=False)
 
     def payload(number: int) -> bytes:
         values = (number, 1, number - 3000, f'"{FILLER}"')

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.capture.wal2json import Wal2jsonDecoder
-from streamer.model import UNCHANGED, Identity, Kind
+from streamer.model import LSN, UNCHANGED, Identity, Kind
 from tests.unit.wal2json_payloads import BOOL, BYTEA, FLOAT8, INT, NUMERIC, TEXT, Catalog, cells, change, change_json, table
 
 INT8, TIMESTAMP = 20, 1114
@@ -53,7 +53,12 @@ def test_a_row_means_the_same_whatever_came_before_it(history: tuple[list[int], 
     catalog = Catalog(table(*((NAMES[oid], oid) for oid in types)))
 
     def fresh() -> Wal2jsonDecoder:
-        return Wal2jsonDecoder(catalog.lookup, lambda relation, key, columns: ["NaN"] * len(columns), numbers_are_strings=False)
+        return Wal2jsonDecoder(
+            catalog.lookup,
+            lambda relation, key, columns: ["NaN"] * len(columns),
+            lambda: LSN(0),
+            numbers_are_strings=False,
+        )
 
     decoder = fresh()
     for payload in payloads:

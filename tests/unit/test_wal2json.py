@@ -75,6 +75,19 @@ def test_rows_of_tables_that_are_not_selected_are_dropped() -> None:
     assert catalog.asked == [T]
 
 
+def test_rows_of_a_table_that_is_attached_as_a_partition_later_travel() -> None:
+    """They were left out until the session ended, because its rows had been left out before."""
+    catalog = Catalog()
+    decoder = catalog.decoder()
+    catalog.end = LSN(0x20)
+    assert decoder.decode(change_json("I", ROW)) is None
+    catalog.tables = {T: PLAIN}
+    for position, travels in (("0/1F", False), ("0/20", True), ("0/30", True)):
+        decoder.decode(f'{{"action":"B","timestamp":"2026-11-21 02:33:35+00","lsn":"{position}","nextlsn":"0/99"}}'.encode())
+        assert (decoder.decode(change_json("I", ROW)) is not None) is travels
+    assert catalog.asked == [T, T]
+
+
 def test_an_update_that_keeps_the_key_has_no_old_row() -> None:
     kind, _, old, new = change(change_json("U", ROW, KEY), Catalog(PLAIN).decoder())
     assert (kind, old, new) == (Kind.UPDATE, None, ("1", "a", "2"))

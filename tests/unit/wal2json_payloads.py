@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from streamer.capture.layout import CatalogTable
 from streamer.capture.wal2json import Wal2jsonDecoder
-from streamer.model import Column, Identity, Kind, Relation, Row, TableName, Value
+from streamer.model import LSN, Column, Identity, Kind, Relation, Row, TableName, Value
 
 T = TableName("public", "t")
 INT, TEXT, BOOL, BYTEA, NUMERIC, FLOAT8 = 23, 25, 16, 17, 1700, 701
@@ -49,6 +49,8 @@ class Catalog:
     def __init__(self, *tables: CatalogTable, reread: Sequence[Value] = ()) -> None:
         self.tables = {t.relation.table: t for t in tables}
         self.asked: list[TableName] = []
+        #: where the WAL ends
+        self.end = LSN(0)
         self.reread_values = reread
         self.reread_keys: list[tuple[Row, list[int]]] = []
 
@@ -61,7 +63,9 @@ class Catalog:
         return self.reread_values
 
     def decoder(self, *, numbers_are_strings: bool = False, encoding: str = "utf-8") -> Wal2jsonDecoder:
-        return Wal2jsonDecoder(self.lookup, self.reread, numbers_are_strings=numbers_are_strings, encoding=encoding)
+        return Wal2jsonDecoder(
+            self.lookup, self.reread, lambda: self.end, numbers_are_strings=numbers_are_strings, encoding=encoding
+        )
 
 
 def change(payload: bytes, of: Wal2jsonDecoder) -> tuple[Kind, Relation, Row | None, Row | None]:
