@@ -133,7 +133,8 @@ def require_columns(target: TargetTable, names: Names, table: TableName, columns
         if target.column(name) is None:
             raise SchemaError(
                 f'table "{table}" has no column "{name}" on the target',
-                f"there: ALTER TABLE {names.sql(table)} ADD COLUMN {quote(safe_name(name))} …; streamer ddl shows its type",
+                f"there: ALTER TABLE {names.sql(table)} ADD COLUMN {quote(safe_name(name))} …; streamer ddl shows its type; "
+                "or RENAME COLUMN, if the source did",
             )
 
 

@@ -27,7 +27,7 @@ class TableWriter:
         if missing:
             raise SchemaError(
                 f'column "{missing[0]}" of table {relation} is missing on "{node}"',
-                f"add it there: ALTER TABLE {quoted(target.table)} ADD COLUMN {quote(missing[0])} …; or drop it on the source",
+                f"there: ALTER TABLE {quoted(target.table)} ADD COLUMN {quote(missing[0])} …; or RENAME COLUMN, if the source did",
             )
         self.relation = relation
         self._target = target
