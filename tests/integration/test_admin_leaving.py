@@ -342,7 +342,7 @@ def test_a_source_may_not_leave_while_one_node_lacks_what_another_has_of_it(worl
         world18.applied(f"shop: a -> {target}")
         world18.nodes[target].execute(moved, at)
     assert refused(config, "a").startswith(
-        '"c" lacks transactions of "a" that "b" has, and nobody else would bring them; run: streamer run --once --sync shop --source a'
+        '"c" lacks transactions of "a" that "b" has, and nobody else would bring them; run: streamer run --once --sync shop'
     )
     world18.nodes["c"].execute(moved, ["0/401", "0/400"])
     assert leave(config, "a")[1] == []
