@@ -166,9 +166,10 @@ def wait_until_equal(nodes: Mapping[str, Database], names: Sequence[str]) -> Non
         pairs = zip(names[1:], others, strict=True)
         return {name: [sorted(first - own)[:5], sorted(own - first)[:5]] for name, own in pairs if own != first}
 
-    wait_for_equal(differing, dict[str, list[list[tuple[str, Row]]]](), "all nodes to be equal")
+    wait_for_equal(differing, dict[str, list[list[tuple[str, Row]]]](), "all nodes to be equal", deadline=400)
 
 
+@pytest.mark.timeout(600)  # collisions are resolved one by one
 @pytest.mark.parametrize("attempt", range(3))
 def test_all_are_equal_after_a_node_has_joined_amid_everything(nodes: dict[str, Database], attempt: int) -> None:
     seed = random.randrange(1 << 30)
