@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import psycopg
+
 from streamer.config import Config
 from streamer.errors import UsageError
 from streamer.model import Column, EdgeName, Identity, Relation, TableName
-from streamer.session import Connection
+from streamer.session import Connection, connect_error, reported
 from streamer.sinks import mysql_ddl, mysql_session
 from streamer.verify.comparison import Pair
 from streamer.verify.foreign_pairs import MysqlTarget, SqliteTarget
@@ -60,18 +62,32 @@ def opened(
             raise UsageError(
                 f'node "{edge.target}" holds events, not rows: there is nothing to compare', "name another one with --target"
             )
-        plans = list(find(config, edge, source, selects))
-        target = _connect(config, edge, source, plans, stack)
+        with reported(edge.source):
+            plans = list(find(config, edge, source, selects))
+        with _reported(edge, source):
+            target = _connect(config, edge, source, plans, stack)
         if any(plan.where for plan in plans):
-            source.execute("RESET search_path")  # a condition may call functions of the user's
+            with reported(edge.source):
+                source.execute("RESET search_path")  # a condition may call functions of the user's
 
-        yield [(plan.table.table, partial(_compared, target, plan)) for plan in plans]
+        yield [(plan.table.table, partial(_compared, edge, source, target, plan)) for plan in plans]
 
 
-def _compared(target: _Target, plan: Plan) -> Compared:
+@contextmanager
+def _reported(edge: EdgeName, source: Connection) -> Iterator[None]:
+    """Turn any database error inside into a ConnectError that names the end of the edge from which it came."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise connect_error(edge.source if source.broken else edge.target, error) from error
+
+
+def _compared(edge: EdgeName, source: Connection, target: _Target, plan: Plan) -> Compared:
+    with _reported(edge, source):
+        pair = target.compared(plan)
     columns = (Column(n, c.type_oid, c.name in plan.key) for n, c in zip(plan.names, plan.columns, strict=True))
     relation = Relation(plan.target, tuple(columns), Identity.INDEX if plan.key else Identity.NOTHING)
-    return Compared(plan.table.table, tuple(map(plan.called, plan.key)), target.compared(plan), relation)
+    return Compared(plan.table.table, tuple(map(plan.called, plan.key)), pair, relation)
 
 
 def _connect(config: Config, edge: EdgeName, source: Connection, plans: Sequence[Plan], stack: ExitStack) -> _Target:

@@ -9,7 +9,9 @@ from typing import Final
 import pytest
 from psycopg import sql
 
-from streamer.verify import comparison
+from streamer.errors import ConnectError
+from streamer.model import EdgeName
+from streamer.verify import comparison, pairs, postgres_pairs
 from streamer.verify.tables import equal
 from tests.configs import make_config
 from tests.conftest import Databases
@@ -209,3 +211,24 @@ def test_rows_of_tables_that_inherit_belong_to_them_alone(sides: Sides) -> None:
         assert target.query("SELECT count(*) FROM child") == [(19,)]
         target.execute("DELETE FROM ONLY parent; UPDATE child SET v = NULL WHERE id = 30")
         assert kinds(verified(config, streams)) == {("public.child", "30"): "different"}
+
+
+@pytest.mark.parametrize(("step", "lost"), [("find", "a"), ("read_alike", "b")])
+def test_an_end_that_is_lost_before_rows_are_read_is_named(
+    source15: Database, target18: Database, monkeypatch: pytest.MonkeyPatch, step: str, lost: str
+) -> None:
+    for node in (source15, target18):
+        node.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    config = make_config({"a": source15.url, "b": target18.url})
+    module, end = (pairs, source15) if lost == "a" else (postgres_pairs, target18)
+    ask = getattr(module, step)
+
+    def lose(*arguments: object) -> object:
+        ours = "datname = current_database() AND application_name = 'streamer verify'"
+        end.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
+        return ask(*arguments)
+
+    monkeypatch.setattr(module, step, lose)
+    edge = EdgeName("shop", "a", "b")
+    with pytest.raises(ConnectError, match=f'node "{lost}": '), pairs.opened(config, edge, config.syncs["shop"].selects):
+        pass
