@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 import psycopg
 
 from streamer.config import Config
-from streamer.errors import SourceError, StreamerError, UsageError
-from streamer.session import Connection, connect, connect_error, reason_of
+from streamer.errors import ConnectError, SourceError, StreamerError, UsageError
+from streamer.session import Connection, connect, reason_of, remedy
 from streamer.sinks.postgres_table import quote
 
 Say: TypeAlias = Callable[[str], None]
@@ -77,9 +77,9 @@ def session(config: Config, node: str) -> Iterator[Connection]:
 def explained(node: str, connection: Connection, error: psycopg.Error) -> StreamerError:
     """Return what the server says, with the statement that cures it where one is known."""
     if connection.broken or error.sqlstate is None:
-        return connect_error(node, error)
+        return ConnectError(f'node "{node}": {reason_of(error)}', remedy(node, error, "run the command again"))
     reason, role = reason_of(error), quote(connection.info.user)
-    for pattern, remedy in _REMEDIES:
+    for pattern, cure in _REMEDIES:
         if match := re.search(pattern, reason):
-            return SourceError(f'node "{node}": {reason}', remedy.format(*(g.strip('"') for g in match.groups()), role=role))
+            return SourceError(f'node "{node}": {reason}', cure.format(*(g.strip('"') for g in match.groups()), role=role))
     return SourceError(f'node "{node}": {reason}', error.diag.message_hint or "")

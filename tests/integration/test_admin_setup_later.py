@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
+from streamer.admin.nodes import session
 from streamer.admin.setup import setup
 from streamer.config import Config
-from streamer.errors import SourceError
+from streamer.errors import ConnectError, SourceError
 from tests.configs import make_config
 from tests.meanwhile import meanwhile
 from tests.servers import Database
@@ -44,8 +45,19 @@ def test_of_two_setups_at_once_the_one_that_is_overtaken_says_to_run_it_again(so
             wait_for(lambda: source18.query(waits), "the setup to wait for the other one")
             other.execute("COMMIT")
 
-        told = 'node "a": duplicate key .* another command is at work on the same things: when it has ended, run this one again'
+        told = r'node "a": duplicate key .* another command is at work on the same things: when it has ended, run this one again'
         with meanwhile(overtake), pytest.raises(SourceError, match=told):
             run_setup(config)
         other.execute("DROP SCHEMA streamer")  # it is the other role's
     assert any('created slot "streamer_shop_a"' in line for line in run_setup(config))
+
+
+def test_a_command_whose_connection_is_lost_does_not_promise_to_try_again_by_itself(source18: Database) -> None:
+    config = make_config({"a": source18.url, "b": source18.url})
+
+    def lose() -> None:
+        with session(config, "a") as connection:
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(ConnectError, match=r'node "a": .*; run the command again$'):
+        lose()
