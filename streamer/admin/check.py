@@ -13,6 +13,7 @@ from typing import Any, Final
 import psycopg
 
 from streamer.admin import check_multi_master, check_owners, check_shapes, check_triggers, installation
+from streamer.admin.check_closed import judge_closed
 from streamer.admin.check_connection import Trial, judge_probes, probe_twice, try_slot
 from streamer.admin.check_left import judge_slots_left
 from streamer.admin.check_progress import judge_progress
@@ -78,6 +79,7 @@ class _Check:
                 if source in self._servers and self._can_capture(source):
                     with self._asking(source):
                         self._look_at_stream(sync, source)
+            self._look_who_may_write(sync)
             self.findings += judge_others(self._config, sync)
             if self._config.syncs[sync].multi_master:
                 self._look_at_masters(sync)
@@ -162,6 +164,13 @@ class _Check:
                 if (foreign := target_of(self._config, node)) is not None:
                     places[node] = foreign.identity()
         self.findings += [error(f'sync "{sync}"', told.message, told.hint) for told in same(places)]
+
+    def _look_who_may_write(self, sync: str) -> None:
+        settings = self._config.syncs[sync]
+        nodes = [n for n in (*settings.sources, *settings.targets) if self._config.nodes[n].kind == "postgresql"]
+        if all(node in self._servers for node in nodes):
+            with self._asking(nodes[0]):
+                self.findings += judge_closed(sync, {node: self._connections[node] for node in nodes})
 
     # -- streams -----------------------------------------------------------------------------------------------------------------
 

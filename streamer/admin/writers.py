@@ -139,19 +139,14 @@ class Writers:
 
     def statement(self, value: str | None) -> str:
         """The statement that sets this for the database, or resets it."""
-        name = sql.Identifier(self._database()).as_string()
-        return f"ALTER DATABASE {name} " + (f"RESET {SETTING}" if value is None else f"SET {SETTING} = {value}")
-
-    def _database(self) -> str:
         with session(self._config, self._node) as connection:
-            (name,) = connection.execute("SELECT current_database()").fetchone() or ("",)
-            return str(name)
+            return _statement(connection, value)
 
     @property
     def setting(self) -> str | None:
         """What is set for the database now."""
         with session(self._config, self._node) as connection:
-            return _setting(connection)
+            return setting(connection)
 
     def close(self, seconds: float) -> int:
         """Make the database read-only for clients, and end the sessions that do not know it yet; return how many these were.
@@ -161,7 +156,7 @@ class Writers:
         statement = self.statement("on")
         with session(self._config, self._node) as connection:
             _require_no_prepared(connection, self._node)
-            if (before := _setting(connection)) != "on":
+            if (before := setting(connection)) != "on":
                 self._before, self._closed = before, True  # from now on, whether or not we hear that it was done
                 try:
                     connection.execute(statement.encode())
@@ -217,7 +212,19 @@ def _require_no_prepared(connection: Connection, node: str) -> None:
         )
 
 
-def _setting(connection: Connection) -> str | None:
+def opening(connection: Connection) -> str:
+    """Return the statement that lets clients write, for a session that may be read-only itself."""
+    return f"BEGIN READ WRITE; {_statement(connection, None)}; COMMIT"
+
+
+def _statement(connection: Connection, value: str | None) -> str:
+    (database,) = connection.execute("SELECT current_database()").fetchone() or ("",)
+    name = sql.Identifier(str(database)).as_string()
+    return f"ALTER DATABASE {name} " + (f"RESET {SETTING}" if value is None else f"SET {SETTING} = {value}")
+
+
+def setting(connection: Connection) -> str | None:
+    """Return what is set for the database."""
     if version(connection) >= NAMED:
         place = {"column": "setconfig", "table": "pg_catalog.pg_db_role_setting", "database": "setrole = 0 AND setdatabase"}
     else:
