@@ -9,6 +9,7 @@ xmin is that of its top-level transaction only if no savepoint was open, so ther
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -64,15 +65,18 @@ _IS_LATER_THERE: Final = f"w.id = {{id}} AND NOT w.buried AND {{same}} AND {{tim
 _LATER_THERE: Final = f"UPDATE {{table}} AS t SET {{set}} FROM {{rows}} AS s, {_STAGE} AS w WHERE {_IS_LATER_THERE}{{free}}"
 _IN_THE_WAY: Final = f"DELETE FROM {{table}} AS t USING {{rows}} AS s, {_STAGE} AS w WHERE {_IS_LATER_THERE}"
 _IS_FREE: Final = " AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {holds} AND NOT ({same}))"
+# OFFSET 0: the pairs are few, so all else is asked of them only
 _LOSERS: Final = f"""
-SELECT DISTINCT CASE WHEN {{time}} < w.commit_time THEN {{own}} ELSE {{copied}} END
-FROM {{table}} AS t JOIN {{rows}} AS s ON {{holds}} AND NOT ({{same}})
-LEFT JOIN {_STAGE} AS w ON w.id = {{id}} AND NOT w.buried
-WHERE ({{time}} < w.commit_time OR {{time}} > '{OLDEST.isoformat()}')
-  AND NOT EXISTS (SELECT 1 FROM {{table}} AS t WHERE {{same}} AND ({{time}} < w.commit_time) IS NOT TRUE)
-  AND NOT EXISTS (SELECT 1 FROM {{rows}} AS s JOIN {_STAGE} AS w ON w.id = {{id}} AND NOT w.buried
-                  WHERE {{same}} AND NOT ({{holds}}) AND {{time}} < w.commit_time)
-  AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS w WHERE w.buried AND w.id IN ({{own_id}}, {{truncated}}) AND {{time}} < w.commit_time)
+SELECT DISTINCT CASE WHEN p.at < w.commit_time THEN p.own ELSE p.copied END
+FROM (SELECT {{time}} AS at, {{own}} AS own, {{copied}} AS copied, {{own_id}} AS own_id, {{id}} AS copied_id, {{columns}}
+      FROM {{table}} AS t JOIN {{rows}} AS s ON {{holds}} AND NOT ({{same}}) OFFSET 0) AS p
+LEFT JOIN {_STAGE} AS w ON w.id = p.copied_id AND NOT w.buried
+WHERE (p.at < w.commit_time OR p.at > '{OLDEST.isoformat()}')
+  AND NOT EXISTS (SELECT 1 FROM {{table}} AS t WHERE {{at_copied}} AND ({{time}} < w.commit_time) IS NOT TRUE)
+  AND NOT EXISTS (SELECT 1 FROM {{rows}} AS s JOIN {_STAGE} AS v ON v.id = {{id}} AND NOT v.buried
+                  WHERE {{at_own}} AND NOT ({{held}}) AND p.at < v.commit_time)
+  AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS v WHERE v.buried AND v.id = p.own_id AND p.at < v.commit_time)
+  AND NOT EXISTS (SELECT 1 FROM {_STAGE} AS v WHERE v.buried AND v.id = {{truncated}} AND p.at < v.commit_time)
 """
 _FORGET_MERGED: Final = f"""
 DELETE FROM streamer.version AS m USING {{rows}} AS s, {{table}} AS t WHERE m.id = {{id}} AND {{same}} AND t.xmin = {_OUR_XID}
@@ -128,11 +132,26 @@ class CopiedVersions:
     def losers(self, rows: str, columns: Sequence[str]) -> set[Key]:
         """Return the keys of rows, staged or here, whose unique values belong to a later row on the other side; of rows that would
         stay, or come to be, in the table."""
-        there = {"id": self._id("s"), "own_id": self._id("t"), "time": self._time(self._written()), **self._pairs(rows)}
         own, copied = (key_text(version(self._connection), row, self._key) for row in "ts")
-        keys = {"own": own, "copied": copied, "truncated": self._truncated}
-        queries = [_LOSERS.format(holds=holds, **keys, **there) for holds in self._holds(columns)]
-        return {tuple(orjson.loads(key)) for query in queries for (key,) in self._run(query)}
+        there = {"id": self._id("s"), "own_id": self._id("t"), "time": self._time(self._written()), **self._pairs(rows)}
+        keys = [(f"t{i}", f"s{i}", c) for i, c in enumerate(self._key)]
+        query = functools.partial(
+            _LOSERS.format,
+            own=own,
+            copied=copied,
+            at_own=" AND ".join(f"s.{c} = p.{ours}" for ours, _, c in keys),
+            at_copied=" AND ".join(f"t.{c} = p.{theirs}" for _, theirs, c in keys),
+            truncated=self._truncated,
+            **there,
+        )
+        lost: set[Key] = set()
+        for unique in self._uniques(columns):
+            told = [f"t.{c} AS {ours}, s.{c} AS {theirs}" for ours, theirs, c in keys]
+            told += [f"t.{c} AS u{i}" for i, c in enumerate(unique)]
+            held = " AND ".join(f"s.{c} = p.u{i}" for i, c in enumerate(unique))
+            found = self._run(query(holds=_alike(unique), held=held, columns=", ".join(told)))
+            lost |= {tuple(orjson.loads(key)) for (key,) in found}
+        return lost
 
     def settle(self, rows: str, columns: Sequence[str]) -> None:
         """Compare the `columns` of the staged `rows` with the target's, and take out of the target what is older."""
@@ -144,7 +163,7 @@ class CopiedVersions:
         plain = [c for c in columns if c not in self._target.keys[0] and not self._target.columns[c].always_identity]
         assigned = [quote(c) for c in plain if c not in self._rules.merged]
         if assigned:
-            free = "".join(_IS_FREE.format(holds=holds, **there) for holds in self._holds(columns))
+            free = "".join(_IS_FREE.format(holds=_alike(unique), **there) for unique in self._uniques(columns))
             set_ = ", ".join(f"{c} = s.{c}" for c in assigned)
             later = _LATER_THERE.format(set=set_, free=free, id=theirs, time=time, **there)
             while self._run(later).rowcount and free:  # each may let go of a unique value that another waits for
@@ -158,12 +177,11 @@ class CopiedVersions:
 
     def _pairs(self, rows: str) -> dict[str, str]:
         """How a query names the target's rows `t` and the staged `rows` `s`, and when they have the same key."""
-        return {"rows": rows, "same": " AND ".join(f"t.{c} = s.{c}" for c in self._key), **self._names}
+        return {"rows": rows, "same": _alike(self._key), **self._names}
 
-    def _holds(self, columns: Sequence[str]) -> list[str]:
-        """For each unique key but the first: the condition that `t` holds the values of `s`."""
-        uniques = [u for u in self._target.uniques if u != self._target.keys[0] and set(u) <= set(columns)]
-        return [" AND ".join(f"t.{quote(c)} = s.{quote(c)}" for c in unique) for unique in uniques]
+    def _uniques(self, columns: Sequence[str]) -> list[list[str]]:
+        """The unique keys but the first, quoted."""
+        return [[quote(c) for c in u] for u in self._target.uniques if u != self._target.keys[0] and set(u) <= set(columns)]
 
     def _sum(self, column: str) -> str:
         """The expression for a merged column of two rows that were inserted independently (as merge.py has it)."""
@@ -208,6 +226,10 @@ class CopiedVersions:
 
     def _literal(self, text: str) -> str:
         return sql.Literal(text).as_string(self._connection).strip()
+
+
+def _alike(columns: Sequence[str]) -> str:
+    return " AND ".join(f"t.{c} = s.{c}" for c in columns)
 
 
 def true_versions(connection: Connection, found: Sequence[tuple[str, str | None, Version]], *, buried: bool) -> list[Version]:
