@@ -25,7 +25,7 @@ from streamer.admin.interrupts import interruptible, undisturbed
 from streamer.admin.nodes import Say, chosen_syncs
 from streamer.admin.printing import counted
 from streamer.admin.steps import Step, Undo, plan, take
-from streamer.admin.writers import Writers
+from streamer.admin.writers import Writers, by_hand
 from streamer.config import Config
 from streamer.errors import StreamerError
 
@@ -104,13 +104,12 @@ class Cutover:
         old, wait = self._route.old, self._options.wait
         if not self._options.block_writes:
             return Step(f'wait until nobody writes to "{old}"', self._wait_until_idle)
-        # a session of that database begins read-only itself, and could not alter anything
         before = self._old.setting
-        by_hand = f"BEGIN READ WRITE; {self._old.statement(None if before == 'on' else before)}; COMMIT"
+        reopening = by_hand(self._old.statement(None if before == "on" else before))
         if before == "on":
-            title = f'keep writers from "{old}", which is read-only already, and stays so whatever happens; to open it: {by_hand}'
+            title = f'keep writers from "{old}", which is read-only already, and stays so whatever happens; to open it: {reopening}'
             return Step(title, partial(self._close, wait))
-        undo = Undo(f'"{old}" takes writes again', by_hand, self._old.reopen)
+        undo = Undo(f'"{old}" takes writes again', reopening, self._old.reopen)
         return Step(
             f'keep writers from "{old}": {self._old.statement("on")}, and end its sessions', partial(self._close, wait), undo
         )

@@ -213,8 +213,13 @@ def _require_no_prepared(connection: Connection, node: str) -> None:
 
 
 def opening(connection: Connection) -> str:
-    """Return the statement that lets clients write, for a session that may be read-only itself."""
-    return f"BEGIN READ WRITE; {_statement(connection, None)}; COMMIT"
+    """Return how to let clients write by hand."""
+    return by_hand(_statement(connection, None))
+
+
+def by_hand(statement: str) -> str:
+    """Return a statement as it must be typed where a session may begin read-only itself, and could not alter anything."""
+    return f"BEGIN READ WRITE; {statement}; COMMIT"
 
 
 def _statement(connection: Connection, value: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -57,6 +57,15 @@ def wait_until_equal(nodes: Mapping[str, Database], names: str) -> dict[str, lis
 
     wait_for_equal(differing, dict[str, dict[str, list[Row]]](), "all nodes to be equal")
     return rows(names[0])
+
+
+def with_people(nodes: Mapping[str, Database], columns: str) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """Make another table on a and b; return how to execute there."""
+    a, b = nodes["a"].execute, nodes["b"].execute
+    for execute in (a, b):
+        execute(f"CREATE TABLE people ({columns})")
+        execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    return a, b
 
 
 def fill(database: Database) -> None:
@@ -136,10 +145,7 @@ def test_tables_that_were_empty_everywhere_come_with_the_streams_whoever_is_firs
 
 def test_of_two_rows_with_one_unique_value_the_later_stays_on_a_node_that_joins_too(nodes: dict[str, Database]) -> None:
     """The copied one was left out, and the other one removed by its source: then there was none."""
-    a, b = nodes["a"].execute, nodes["b"].execute
-    for execute in (a, b):
-        execute("CREATE TABLE people (id int PRIMARY KEY, mail text UNIQUE, name text)")
-        execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    a, b = with_people(nodes, "id int PRIMARY KEY, mail text UNIQUE, name text")
     a("INSERT INTO people VALUES (1, 'x@', 'old'), (2, 'y@', 'old')")
     config = prepared(nodes, "ab")
     b("INSERT INTO people VALUES (101, 'x@', 'new'), (102, 'y@', 'new')")
@@ -151,10 +157,7 @@ def test_of_two_rows_with_one_unique_value_the_later_stays_on_a_node_that_joins_
 
 
 def test_a_copied_row_whose_unique_value_a_later_row_holds_does_not_stop_the_copy(nodes: dict[str, Database]) -> None:
-    a, b = nodes["a"].execute, nodes["b"].execute
-    for execute in (a, b):
-        execute("CREATE TABLE people (id int PRIMARY KEY, mail text UNIQUE, name text)")
-        execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    a, b = with_people(nodes, "id int PRIMARY KEY, mail text UNIQUE, name text")
     a("INSERT INTO people SELECT i, i || '@', 'old' FROM generate_series(1, 7) AS i")
     config = prepared(nodes, "ab")
     b("INSERT INTO people VALUES (1, 'first@', 'b'), (3, 'third@', 'b'), (4, 'fourth@', 'b')")
@@ -171,10 +174,7 @@ def test_a_copied_row_whose_unique_value_a_later_row_holds_does_not_stop_the_cop
 
 def test_a_copied_row_that_has_lost_its_unique_value_is_removed_on_its_source_too(nodes: dict[str, Database]) -> None:
     """Its source judges by an earlier version of the row that holds the value, and removed that: here it was missing for good."""
-    a, b = nodes["a"].execute, nodes["b"].execute
-    for execute in (a, b):
-        execute('CREATE TABLE people (id int, "the % of" text, mail text UNIQUE, name text, PRIMARY KEY (id, "the % of"))')
-        execute("ALTER TABLE people REPLICA IDENTITY FULL")
+    a, b = with_people(nodes, 'id int, "the % of" text, mail text UNIQUE, name text, PRIMARY KEY (id, "the % of")')
     a("INSERT INTO people VALUES (1, 'a', 'z@', 'old')")
     config = prepared(nodes, "ab")
     b("INSERT INTO people VALUES (101, 'b', 'x@', 'b'), (2, 'a', 'w@', 'b'), (102, 'b', 'y@', 'b')")
